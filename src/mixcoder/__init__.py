@@ -1,0 +1,40 @@
+"""Mixture models read as generative autoencoders: encode, decode, fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Importing torch and scikit-learn takes a second; a name is imported when it is first used.
+_HOMES = {
+    "GaussianMixture": "mixcoder.estimators",
+    "KMeans": "mixcoder.estimators",
+    "Mixture": "mixcoder.estimators",
+    "MixtureAutoencoder": "mixcoder.autoencoder",
+    "load": "mixcoder.estimators",
+}
+_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives")
+
+__all__ = ["GaussianMixture", "KMeans", "Mixture", "MixtureAutoencoder", "__version__", "load", *_MODULES]
+
+if TYPE_CHECKING:
+    from mixcoder import checks, components, encoders, errors, estimators, objectives
+    from mixcoder.autoencoder import MixtureAutoencoder
+    from mixcoder.estimators import GaussianMixture, KMeans, Mixture, load
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return import_module(f"mixcoder.{name}")
+    raise AttributeError(f"module 'mixcoder' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

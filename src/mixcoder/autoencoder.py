@@ -1,0 +1,253 @@
+"""A fitted mixture, read as an autoencoder: encode, decode, reconstruct, log_prob, sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from mixcoder._typing import Code, HardCode
+from mixcoder.components.base import Family, Kernel, Params, PassSetting
+from mixcoder.encoders import Argmax, Encoder
+from mixcoder.encoders.argmax import rowwise_argmax
+from mixcoder.ops.frame import Frame
+from mixcoder.ops.simplex import softargmax_
+from mixcoder.ops.workspace import Workspace
+from mixcoder.sources import Block, Source, TensorSource
+
+# Largest error in nats that a reported log-density may owe to its arithmetic, on a row of typical size.
+_REPORT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+_SUM_TOLERANCE = 1e-8
+
+
+def block_rows(n_components: int, width: int, itemsize: int) -> int:
+    """Return how many rows a block has: its features and its code then share a core's cache.
+
+    A few thousand rows at least keep the products efficient and the interpreter out of the way.
+    """
+    row_bytes = itemsize * (2 * n_components + 2 * width)
+    rows = (4 << 20) // max(1, row_bytes)
+    return 1 << max(10, min(15, rows.bit_length() - 1))
+
+
+@dataclass(frozen=True)
+class MixtureAutoencoder:
+    r"""A mixture :math:`p(x) = \sum_k \pi_k\, p(x|k)` with the rule that encodes its rows.
+
+    Parameters
+    ----------
+    family : Family
+        What a component generates.
+    params : Params
+        Parameters of the components, in working coordinates.
+    log_weights : Tensor, shape (k,)
+        log pi; exponentials sum to one, -inf for a component that is not used.
+    encoder : Encoder
+        How a row picks its components.
+    frame : Frame
+        Working coordinates of ``params``.
+    magnitude : Tensor, shape (d,)
+        Root mean square of the training rows in working coordinates; it sets the precision of a pass.
+    """
+
+    family: Family[Any, Any]
+    params: Params
+    log_weights: Tensor
+    encoder: Encoder
+    frame: Frame
+    magnitude: Tensor
+
+    def __post_init__(self) -> None:
+        total = float(torch.logsumexp(self.log_weights, 0))
+        if not abs(total) <= _SUM_TOLERANCE:
+            raise ValueError(
+                f"exp(log_weights) must sum to one, got exp({total:.3g}); pass logarithms of weights "
+                "that are normalised."
+            )
+        if self.log_weights.shape[0] != self.params.n_components:
+            raise ValueError(
+                f"log_weights has {self.log_weights.shape[0]} entries for "
+                f"{self.params.n_components} components."
+            )
+
+    @property
+    def n_components(self) -> int:
+        """Number of components, K."""
+        return int(self.log_weights.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """Number of features, D."""
+        return int(self.frame.shift.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.log_weights.device
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether rows are coded by one component each."""
+        return isinstance(self.encoder, Argmax)
+
+    def to(self, device: torch.device) -> Self:
+        """Return the model on another device."""
+        return replace(
+            self,
+            params=self.params.to(device),
+            log_weights=self.log_weights.to(device),
+            frame=self.frame.to(device),
+            magnitude=self.magnitude.to(device),
+        )
+
+    # encode: row -> code
+
+    def encode(self, x: Tensor) -> Code:
+        """Return the code of each row under the model's encoder.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, d)
+
+        Returns
+        -------
+        SoftCode, shape (n, k), in the dtype of ``x``, or HardCode
+        """
+        if self.is_hard:
+            return HardCode(self.assign(x), self.n_components)
+        code = torch.empty(x.shape[0], self.n_components, dtype=x.dtype, device=x.device)
+
+        def write(block: Block, log_joint: Tensor, offset: Tensor | None) -> None:
+            del offset
+            code[block.start : block.stop] = self.encoder.encode_with_bound_(log_joint)[0]
+
+        self._sweep(x, write)
+        return code
+
+    def assign(self, x: Tensor) -> Tensor:
+        """Return the most probable component of each row, int64, shape (n,)."""
+        index = torch.empty(x.shape[0], dtype=torch.int64, device=x.device)
+
+        def write(block: Block, log_joint: Tensor, offset: Tensor | None) -> None:
+            del offset
+            index[block.start : block.stop] = rowwise_argmax(log_joint)
+
+        self._sweep(x, write)
+        return index
+
+    # decode: code -> row
+
+    def decode(self, code: Code) -> Tensor:
+        """Return the expected row of each code, shape (n, d)."""
+        return self.frame.undo(self.family.decode(self.params, code))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return decode(encode(x)) in the dtype of ``x``, block by block, shape (n, d)."""
+        rows = torch.empty_like(x)
+        hard, k = self.is_hard, self.n_components
+
+        def write(block: Block, log_joint: Tensor, offset: Tensor | None) -> None:
+            del offset
+            code: Code = (
+                HardCode(rowwise_argmax(log_joint), k)
+                if hard
+                else self.encoder.encode_with_bound_(log_joint)[0]
+            )
+            rows[block.start : block.stop] = self.decode(code)
+
+        self._sweep(x, write)
+        return rows
+
+    def prototypes(self) -> Tensor:
+        """Return the expected row of each component, shape (k, d)."""
+        every = torch.arange(self.n_components, device=self.device)
+        return self.decode(HardCode(every, self.n_components))
+
+    # how probable a row is
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        r"""Return :math:`\log \sum_k \pi_k p(x_n|k)` in nats, in the dtype of ``x``, shape (n,)."""
+        result = torch.empty(x.shape[0], dtype=x.dtype, device=x.device)
+
+        def write(block: Block, log_joint: Tensor, offset: Tensor | None) -> None:
+            value = softargmax_(log_joint)[1]
+            value += self.frame.log_scale
+            if offset is not None:
+                value += offset
+            result[block.start : block.stop] = value
+
+        self._sweep(x, write)
+        return result
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """Return log pi_k + log p(x_n | k) in nats, in float64 where the dtype asks for it, shape (n, k)."""
+        result = torch.empty(x.shape[0], self.n_components, dtype=x.dtype, device=x.device)
+
+        def write(block: Block, log_joint: Tensor, offset: Tensor | None) -> None:
+            log_joint += self.frame.log_scale
+            if offset is not None:
+                log_joint += offset[:, None]
+            result[block.start : block.stop] = log_joint
+
+        self._sweep(x, write)
+        return result
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """Return log p(x_n | k) in nats, shape (n, k)."""
+        rows = self.frame.apply(x.to(torch.float64))
+        return (self.family.log_likelihood(self.params, rows) + self.frame.log_scale).to(x.dtype)
+
+    def sample(self, n_rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return rows drawn from the mixture, shape (n, d), and the component of each, shape (n,)."""
+        weights = self.log_weights.exp()
+        index = torch.multinomial(weights, n_rows, replacement=True, generator=generator)
+        return self.frame.undo(self.family.sample(self.params, index, generator)), index
+
+    def kernel(self, dtype: torch.dtype, workspace: Workspace) -> Kernel[Any, Any]:
+        """Return the pass that reports log-densities."""
+        setting = PassSetting(dtype, workspace, self.magnitude, _REPORT_TOLERANCE[dtype])
+        return self.family.kernel(self.params, self.log_weights, setting)
+
+    def _sweep(self, x: Tensor, write: Callable[[Block, Tensor, Tensor | None], None]) -> None:
+        """Call ``write(block, log_joint, row_offset)`` on every block of rows."""
+        source: Source = TensorSource(x)
+        kernel = self.kernel(x.dtype, Workspace())
+        rows = block_rows(self.n_components, self.n_features, x.element_size())
+
+        def visit(block: Block) -> None:
+            expanded = kernel.expand(block.x, self.frame)
+            log_joint, offset = kernel.log_joint(expanded), kernel.row_offset(expanded)
+            # Rows so far out that their squares overflow give inf - inf here: take the long way.
+            lost = log_joint[:, 0].isnan() if kernel.dtype != torch.float64 else None
+            if lost is not None and bool(lost.any()):
+                far = self.frame.apply(block.x[lost].to(torch.float64))
+                exact = self.family.log_likelihood(self.params, far) + self.log_weights
+                log_joint[lost] = exact.to(log_joint.dtype)
+                if offset is not None:
+                    offset = offset.masked_fill(lost, 0.0)
+            write(block, log_joint, offset)
+
+        source.map_rows(visit, rows)
+
+
+def code_length(code: Code, log_weights: Tensor) -> Tensor:
+    r"""Return the rate of each row's code in bits, shape (n,).
+
+    A hard code costs :math:`-\log_2 \pi_k` with an entropy coder. A soft code costs what bits-back coding
+    pays for it, its divergence from the weights:
+
+    .. math:: R_n = \sum_k u_{nk} \log_2 \frac{u_{nk}}{\pi_k}
+
+    References
+    ----------
+    Hinton & van Camp (1993), "Keeping neural networks simple by minimizing the description length".
+    """
+    if isinstance(code, HardCode):
+        return -log_weights[code.index] / math.log(2)
+    divergence = torch.where(code > 0, code * (code.log() - log_weights.to(code.dtype)), 0.0)
+    return divergence.sum(1) / math.log(2)

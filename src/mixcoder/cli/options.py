@@ -1,0 +1,72 @@
+"""Options that several commands share, each defined once so that it means the same everywhere."""
+
+import csv
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+__all__ = [
+    "columns_option",
+    "debug_option",
+    "force_option",
+    "header_option",
+    "json_option",
+    "key_option",
+    "out_option",
+    "quiet_option",
+    "reading_options",
+    "seed_option",
+]
+
+
+def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["mixcoder.debug"] = True
+
+
+def _split(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """``a,b`` as names; a name with a comma in it is quoted as in CSV."""
+    if value is None:
+        return None
+    names = tuple(name.strip() for name in next(csv.reader([value]), []))
+    if not names or not all(names):
+        raise click.BadParameter("give names separated by commas, for example --columns height,width.")
+    return names
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_debug,
+    help="On an error print the traceback too.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr.")
+force_option = click.option("--force", is_flag=True, help="Write over an existing output.")
+columns_option = click.option(
+    "--columns",
+    metavar="A,B,...",
+    callback=_split,
+    help="The columns to use, in this order (default: all of them).",
+)
+key_option = click.option("--key", metavar="NAME", help="Which array of an NPZ file.")
+header_option = click.option(
+    "--header/--no-header",
+    default=None,
+    help="Whether line 1 of a CSV names the columns (default: seen from its cells).",
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same result."
+)
+
+
+def out_option(required: bool, help: str) -> Callable[[Any], Any]:
+    """``-o FILE``: where the rows go; ``-`` is CSV on stdout."""
+    return click.option("-o", "--out", metavar="FILE", required=required, help=f"{help}; - is CSV on stdout.")
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--columns``, ``--header``, ``--key``: how to read a table."""
+    return columns_option(header_option(key_option(command)))

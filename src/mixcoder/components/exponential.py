@@ -1,0 +1,175 @@
+"""Exponential families: two matrix products are the whole algorithm."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from mixcoder._typing import Code, HardCode
+from mixcoder.components.base import Family, Kernel, Params, PassSetting
+from mixcoder.ops.frame import Frame
+from mixcoder.ops.moments import class_sums
+from mixcoder.statistics import Moments
+
+P = TypeVar("P", bound=Params)
+
+class ExponentialFamily(Family[P, Moments]):
+    r"""A family whose log-density is linear in features of the row.
+
+    .. math:: \log p(x|k) = \langle \eta_k, T(x) \rangle + b_k + \langle c, t(x) \rangle
+
+    T are the features that the code weighs, t the row terms that it does not (a base measure, or what
+    tied components share). The first feature is the constant 1, which carries b_k into the product on the
+    way out and brings the counts back on the way in. A concrete family says ``width``, ``write_features``,
+    ``natural``, ``maximize``, and, where it has them, ``row_terms`` and ``common``.
+    """
+
+    leads_with_rows: ClassVar[bool] = True
+    """Whether the first d features are the row itself; ``write_features`` may then find it in place."""
+
+    @abstractmethod
+    def width(self, n_features: int) -> int:
+        """Return the number of features F of a row, the constant included."""
+
+    @abstractmethod
+    def write_features(self, x: Tensor, out: Tensor) -> None:
+        """Write T(x), without the constant, into ``out``, shape (n, f - 1)."""
+
+    @abstractmethod
+    def natural(self, params: P) -> Tensor:
+        """Return (b_k, eta_k), shape (k, f)."""
+
+    def row_terms(self, x: Tensor) -> Tensor | None:
+        """Return t(x), shape (n, p); ``None`` where nothing is common."""
+        del x
+        return None
+
+    def common(self, params: P) -> Tensor | None:
+        """Return c, shape (p,)."""
+        del params
+        return None
+
+    def common_term(self, params: P, x: Tensor) -> Tensor | None:
+        """Return <c, t(x)> of each row, shape (n,); ``None`` where nothing is common."""
+        terms, common = self.row_terms(x), self.common(params)
+        return None if terms is None or common is None else terms @ common.to(x.dtype)
+
+    # The verbs follow.
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return (1, T(x)), shape (n, f)."""
+        out = torch.empty(x.shape[0], self.width(x.shape[1]), dtype=x.dtype, device=x.device)
+        out[:, 0] = 1.0
+        self.write_features(x, out[:, 1:])
+        return out
+
+    def log_likelihood(self, params: P, x: Tensor) -> Tensor:
+        """Return log p(x_n | k), shape (n, k)."""
+        result = self.features(x) @ self.natural(params).to(x.dtype).T
+        common = self.common_term(params, x)
+        return result if common is None else result + common[:, None]
+
+    def statistics(
+        self, params: P | None, x: Tensor, code: Code, weights: Tensor | None = None
+    ) -> Moments:
+        """Return counts, sums of T, and sums of t over the rows."""
+        del params
+        if not isinstance(code, HardCode) and weights is not None:
+            code = code.clone()
+        sums = class_sums(code, self.features(x), weights).double()
+        return Moments(sums[:, 0], sums[:, 1:], self.pooled(x, weights))
+
+    def pooled(self, x: Tensor, weights: Tensor | None = None) -> Tensor | None:
+        """Return the sum of t over the rows in float64, shape (p,)."""
+        terms = self.row_terms(x.to(torch.float64))
+        if terms is None:
+            return None
+        return terms.sum(0) if weights is None else weights.to(torch.float64) @ terms
+
+    def kernel(self, params: P, log_weights: Tensor, setting: PassSetting) -> Kernel[P, Moments]:
+        """Return the cheapest pass that keeps within the tolerance.
+
+        In order of cost: the feature products in the dtype of the rows, the same in float64, and the
+        family's own ``log_likelihood`` in float64, which subtracts before it squares.
+        """
+        natural = self.natural(params).to(torch.float64).clone()
+        natural[:, 0] += log_weights
+        typical = self.features(setting.magnitude[None].to(torch.float64))[0].abs()
+        terms = natural.abs().nan_to_num_(posinf=0.0) @ typical
+        largest = float(terms.max())
+        d = setting.magnitude.shape[0]
+        for dtype in dict.fromkeys((setting.dtype, torch.float64)):
+            if largest * torch.finfo(dtype).eps <= setting.tolerance:
+                common = self.common(params)
+                return FeatureKernel(
+                    self, params, log_weights, dtype, setting.workspace, natural.to(dtype), common, d
+                )
+        return Kernel(self, params, log_weights, torch.float64, setting.workspace)
+
+
+@dataclass(frozen=True)
+class FeatureKernel(Kernel[P, Moments]):
+    """A pass as two products: features times natural parameters, code times features.
+
+    ``log_joint`` leaves the row terms out: they shift a row's log-joint by the same amount for every
+    component, so no code sees them, and ``offset`` gives their sum.
+    """
+
+    natural: Tensor
+    common: Tensor | None
+    n_features: int
+
+    @property
+    def _column_major(self) -> bool:
+        # Few components: sums along a row are short, sums down a column long (see Workspace.take).
+        return self.natural.shape[0] <= 32 and self.natural.shape[1] <= 256
+
+    def expand(self, x: Tensor, frame: Frame) -> Tensor:
+        """Return (1, T(z)) of the block in working coordinates, shape (n, f)."""
+        family = cast("ExponentialFamily[P]", self.family)
+        n, d = x.shape
+        out = self.workspace.take(
+            "features", n, self.natural.shape[1], self.dtype, x.device, column_major=self._column_major
+        )
+        out[:, 0] = 1.0
+        # Where T(x) begins with x itself, the change of units writes it in place.
+        rows = frame.apply(x, out=out[:, 1 : 1 + d]) if family.leads_with_rows else super().expand(x, frame)
+        family.write_features(rows, out[:, 1:])
+        return out
+
+    def log_joint(self, rows: Tensor) -> Tensor:
+        """Return the product of features and natural parameters, shape (n, k)."""
+        shape = rows.shape[0], self.natural.shape[0]
+        out = self.workspace.take(
+            "log_joint", *shape, self.dtype, rows.device, column_major=self._column_major
+        )
+        return torch.mm(rows, self.natural.T, out=out)
+
+    def row_offset(self, rows: Tensor) -> Tensor | None:
+        """Return the row terms that ``log_joint`` leaves out, shape (n,)."""
+        if self.common is None:
+            return None
+        family = cast("ExponentialFamily[P]", self.family)
+        return family.common_term(self.params, rows[:, 1 : 1 + self.n_features])
+
+    def statistics(self, rows: Tensor, code: Code, weights: Tensor | None) -> Moments:
+        """Return counts and sums of the block; pooled sums are not this pass's business."""
+        out = self.workspace.take("sums", *self.natural.shape, self.dtype, rows.device)
+        sums = class_sums(code, rows, weights, out=out).to(torch.float64, copy=True)
+        return Moments(sums[:, 0], sums[:, 1:])
+
+    def offset(self, pooled: Tensor | None) -> float:
+        """Return the row terms summed over all rows."""
+        if pooled is None or self.common is None:
+            return 0.0
+        return float(self.common @ pooled)
+
+
+def write_rows(x: Tensor, out: Tensor) -> None:
+    """Write x into ``out``, unless it is there already."""
+    if out.data_ptr() != x.data_ptr():
+        out.copy_(x)

@@ -1,0 +1,97 @@
+"""Gaussians with uncorrelated features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self, final
+
+import torch
+from torch import Tensor
+
+from mixcoder.components.exponential import write_rows
+from mixcoder.components.gaussian import Gaussian, GaussianParams, standard_normal, three_means
+from mixcoder.ops.gaussian import (
+    EMPTY,
+    LOG_2PI,
+    safe_means,
+    scaled_square_norms,
+    total_variances,
+    variance_floor,
+)
+from mixcoder.statistics import Moments
+
+
+@dataclass(frozen=True)
+class GaussianDiagonalParams(GaussianParams):
+    """Parameters of :class:`GaussianDiagonal`.
+
+    Parameters
+    ----------
+    means : Tensor, shape (k, d)
+    variances : Tensor, shape (k, d)
+    """
+
+    variances: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class GaussianDiagonal(Gaussian[GaussianDiagonalParams]):
+    r"""Gaussian components with diagonal covariances.
+
+    .. math:: \log p(x|k) = -\tfrac12 \sum_d \left[ \frac{(x_d-\mu_{kd})^2}{\sigma^2_{kd}}
+              + \log 2\pi\sigma^2_{kd} \right]
+    """
+
+    geometry: ClassVar[str] = "units"
+
+    def width(self, n_features: int) -> int:
+        """Return 1 + 2d."""
+        return 1 + 2 * n_features
+
+    def write_features(self, x: Tensor, out: Tensor) -> None:
+        """Write x and its squares."""
+        write_rows(x, out[:, : x.shape[1]])
+        torch.mul(x, x, out=out[:, x.shape[1] :])
+
+    def natural(self, params: GaussianDiagonalParams) -> Tensor:
+        """Return the bias, mu/sigma^2 and -1/(2 sigma^2)."""
+        precisions = params.variances.reciprocal()
+        linear = params.means * precisions
+        bias = -0.5 * (params.variances.log() + LOG_2PI + linear * params.means).sum(1)
+        return torch.cat([bias[:, None], linear, -0.5 * precisions], 1)
+
+    def log_likelihood(self, params: GaussianDiagonalParams, x: Tensor) -> Tensor:
+        """Return the log-density through differences, shape (n, k)."""
+        norms = scaled_square_norms(x, params.means, params.variances.reciprocal())
+        constant = -0.5 * (params.variances.log() + LOG_2PI).sum(1)
+        return norms.mul_(-0.5).add_(constant.to(x.dtype))
+
+    def maximize(self, statistics: Moments) -> GaussianDiagonalParams:
+        """Return means and floored variances."""
+        counts = statistics.counts
+        first, second = statistics.sums.chunk(2, dim=1)
+        means = safe_means(counts, first)
+        total = total_variances(counts, first, second.sum(0))
+        variances = second / counts.clamp_min(EMPTY)[:, None] - means.square()
+        variances = torch.where((counts <= EMPTY)[:, None], total, variances)
+        floor = variance_floor(total, self.min_variance)
+        return GaussianDiagonalParams(means, torch.maximum(variances + self.added(means), floor))
+
+    def sample(
+        self, params: GaussianDiagonalParams, index: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return mu_k + sigma_k e, e standard normal."""
+        noise = standard_normal(len(index), params.means, generator)
+        return params.means[index] + params.variances.sqrt()[index] * noise
+
+    def collapsed(self, params: GaussianDiagonalParams, variances: Tensor) -> Tensor:
+        """Return which components stand on the floor along some feature."""
+        return (params.variances <= variance_floor(variances, self.min_variance) * 1.01).any(1)
+
+    @classmethod
+    def examples(cls) -> Sequence[tuple[Self, GaussianDiagonalParams]]:
+        """Return three axis-parallel clouds."""
+        variances = torch.tensor([[1.0, 0.5], [0.4, 1.2], [1.5, 0.3]], dtype=torch.float64)
+        return [(cls(), GaussianDiagonalParams(three_means(), variances))]

@@ -1,0 +1,174 @@
+"""Gaussians, each with a covariance of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self, final
+
+import torch
+from torch import Tensor
+
+from mixcoder._typing import Code, HardCode
+from mixcoder.components.base import Kernel, PassSetting
+from mixcoder.components.exponential import write_rows
+from mixcoder.components.gaussian import Gaussian, GaussianParams, standard_normal, three_means
+from mixcoder.ops.gaussian import (
+    EMPTY,
+    LOG_2PI,
+    floor_covariances,
+    log_det_whitener,
+    pack,
+    quadratic_form,
+    safe_means,
+    stands_on_floor,
+    total_variances,
+    unpack,
+    variance_floor,
+    whitened_square_norms,
+    whitening_factors,
+    write_products,
+)
+from mixcoder.statistics import Moments
+
+# Above this many features the d(d+1)/2 products of a row outgrow a cache, and whitening is as cheap.
+_MAX_PACKED = 160
+
+
+@dataclass(frozen=True)
+class GaussianFullParams(GaussianParams):
+    """Parameters of :class:`GaussianFull`.
+
+    Parameters
+    ----------
+    means : Tensor, shape (k, d)
+    covariances : Tensor, shape (k, d, d)
+    whiteners : Tensor, shape (k, d, d)
+        Lower triangular W with W' W the precision.
+    """
+
+    covariances: Tensor
+    whiteners: Tensor
+
+    @classmethod
+    def build(cls, means: Tensor, covariances: Tensor) -> Self:
+        """Return the parameters of given means and positive definite covariances."""
+        return cls(means, covariances, whitening_factors(covariances)[0])
+
+
+@final
+@dataclass(frozen=True)
+class GaussianFull(Gaussian[GaussianFullParams]):
+    r"""Gaussian components with full covariances.
+
+    .. math::
+        \log p(x|k) = -\tfrac12 (x-\mu_k)'\Sigma_k^{-1}(x-\mu_k) - \tfrac12\log|\Sigma_k|
+                      - \tfrac d2 \log 2\pi
+    """
+
+    geometry: ClassVar[str] = "affine"
+
+    def width(self, n_features: int) -> int:
+        """Return 1 + d + d(d+1)/2."""
+        return 1 + n_features + n_features * (n_features + 1) // 2
+
+    def write_features(self, x: Tensor, out: Tensor) -> None:
+        """Write x and the products x_i x_j, i <= j."""
+        write_rows(x, out[:, : x.shape[1]])
+        write_products(x, out[:, x.shape[1] :])
+
+    def natural(self, params: GaussianFullParams) -> Tensor:
+        """Return the bias, P_k mu_k, and the packed -P_k/2."""
+        precisions = params.whiteners.mT @ params.whiteners
+        linear = (precisions @ params.means[:, :, None])[:, :, 0]
+        bias = _log_constant(params) - 0.5 * (linear * params.means).sum(1)
+        return torch.cat([bias[:, None], linear, quadratic_form(precisions)], 1)
+
+    def log_likelihood(self, params: GaussianFullParams, x: Tensor) -> Tensor:
+        """Return the log-density through whitened differences, shape (n, k)."""
+        norms = whitened_square_norms(x, params.means, params.whiteners)
+        return norms.mul_(-0.5).add_(_log_constant(params).to(x.dtype))
+
+    def maximize(self, statistics: Moments) -> GaussianFullParams:
+        """Return means and floored covariances."""
+        counts, d = statistics.counts, _n_features(statistics.sums.shape[1])
+        first, second = statistics.sums[:, :d], unpack(statistics.sums[:, d:], d)
+        means = safe_means(counts, first)
+        variances = total_variances(counts, first, second.diagonal(dim1=1, dim2=2).sum(0))
+        covariances = second / counts.clamp_min(EMPTY)[:, None, None] - means[:, :, None] * means[:, None, :]
+        empty = counts <= EMPTY
+        if bool(empty.any()):
+            covariances = torch.where(empty[:, None, None], torch.diag(variances), covariances)
+        covariances.diagonal(dim1=1, dim2=2).add_(self.added(means))
+        floor = variance_floor(variances, self.min_variance)
+        return GaussianFullParams(means, *floor_covariances(covariances, floor))
+
+    def sample(self, params: GaussianFullParams, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return mu_k + L_k e, with L_k L_k' the covariance and e standard normal."""
+        factors = torch.linalg.cholesky(params.covariances)
+        noise = standard_normal(len(index), params.means, generator)
+        rows = torch.empty_like(noise)
+        for k in range(params.n_components):
+            chosen = index == k
+            rows[chosen] = params.means[k] + noise[chosen] @ factors[k].T
+        return rows
+
+    def n_parameters(self, params: GaussianFullParams) -> int:
+        """Return k (d + d(d+1)/2)."""
+        k, d = params.means.shape
+        return k * (d + d * (d + 1) // 2)
+
+    def collapsed(self, params: GaussianFullParams, variances: Tensor) -> Tensor:
+        """Return which covariances touch the floor in some direction."""
+        return stands_on_floor(params.covariances, variance_floor(variances, self.min_variance))
+
+    def kernel(
+        self, params: GaussianFullParams, log_weights: Tensor, setting: PassSetting
+    ) -> Kernel[GaussianFullParams, Moments]:
+        """Return the packed products for few features, whitening for many."""
+        if params.means.shape[1] <= _MAX_PACKED:
+            return super().kernel(params, log_weights, setting)
+        dtype = setting.dtype
+        return GaussianFullKernel(
+            self, params.to(dtype=dtype), log_weights.to(dtype), dtype, setting.workspace
+        )
+
+    @classmethod
+    def examples(cls) -> Sequence[tuple[Self, GaussianFullParams]]:
+        """Return three tilted clouds in the plane, and two on the line."""
+        factors = torch.tensor(
+            [[[1.0, 0.0], [0.5, 0.7]], [[0.6, 0.0], [-0.4, 1.1]], [[1.3, 0.0], [0.2, 0.5]]],
+            dtype=torch.float64,
+        )
+        line = torch.tensor([[-2.0], [1.5]], dtype=torch.float64)
+        widths = torch.tensor([[[0.25]], [[1.44]]], dtype=torch.float64)
+        return [
+            (cls(), GaussianFullParams.build(three_means(), factors @ factors.mT)),
+            (cls(), GaussianFullParams.build(line, widths)),
+        ]
+
+
+@dataclass(frozen=True)
+class GaussianFullKernel(Kernel[GaussianFullParams, Moments]):
+    """A pass for many features: one whitening and one weighted scatter a component."""
+
+    def statistics(self, rows: Tensor, code: Code, weights: Tensor | None) -> Moments:
+        """Return counts, sums and packed scatters of the block."""
+        dense = code.dense(rows.dtype) if isinstance(code, HardCode) else code
+        if weights is not None:
+            dense = dense * weights.to(dense.dtype)[:, None]
+        n_components, d = self.params.n_components, rows.shape[1]
+        sums = rows.new_empty(n_components, d + d * (d + 1) // 2, dtype=torch.float64)
+        sums[:, :d] = dense.T @ rows
+        for k in range(n_components):
+            sums[k, d:] = pack((rows * dense[:, k : k + 1]).T @ rows)
+        return Moments(dense.sum(0, dtype=torch.float64), sums)
+
+
+def _log_constant(params: GaussianFullParams) -> Tensor:
+    return log_det_whitener(params.whiteners) - 0.5 * params.means.shape[1] * LOG_2PI
+
+
+def _n_features(packed_width: int) -> int:
+    """Return d from d + d(d+1)/2."""
+    return round(((9 + 8 * packed_width) ** 0.5 - 3) / 2)

@@ -1,0 +1,99 @@
+"""Gaussians that share one diagonal covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self, final
+
+import torch
+from torch import Tensor
+
+from mixcoder.components.exponential import write_rows
+from mixcoder.components.gaussian import Gaussian, GaussianParams, standard_normal, three_means
+from mixcoder.ops.gaussian import LOG_2PI, safe_means, scaled_square_norms, variance_floor
+from mixcoder.statistics import Moments
+
+
+@dataclass(frozen=True)
+class GaussianTiedDiagonalParams(GaussianParams):
+    """Parameters of :class:`GaussianTiedDiagonal`.
+
+    Parameters
+    ----------
+    means : Tensor, shape (k, d)
+    variances : Tensor, shape (d,)
+    """
+
+    variances: Tensor
+    shared: ClassVar[tuple[str, ...]] = ("variances",)
+
+
+@final
+@dataclass(frozen=True)
+class GaussianTiedDiagonal(Gaussian[GaussianTiedDiagonalParams]):
+    r"""Gaussian components with one diagonal covariance in common.
+
+    .. math:: \log p(x|k) = -\tfrac12 \sum_d \left[ \frac{(x_d-\mu_{kd})^2}{\sigma^2_d}
+              + \log 2\pi\sigma^2_d \right]
+    """
+
+    independent: ClassVar[bool] = False
+    geometry: ClassVar[str] = "units"
+
+    def width(self, n_features: int) -> int:
+        """Return 1 + d."""
+        return 1 + n_features
+
+    def write_features(self, x: Tensor, out: Tensor) -> None:
+        """Write x."""
+        write_rows(x, out)
+
+    def natural(self, params: GaussianTiedDiagonalParams) -> Tensor:
+        """Return the bias and mu/sigma^2."""
+        linear = params.means / params.variances
+        bias = -0.5 * ((params.variances.log() + LOG_2PI).sum() + (linear * params.means).sum(1))
+        return torch.cat([bias[:, None], linear], 1)
+
+    def row_terms(self, x: Tensor) -> Tensor:
+        """Return the squares of the row."""
+        return x.square()
+
+    def common(self, params: GaussianTiedDiagonalParams) -> Tensor:
+        """Return -1/(2 sigma^2)."""
+        return -0.5 / params.variances
+
+    def log_likelihood(self, params: GaussianTiedDiagonalParams, x: Tensor) -> Tensor:
+        """Return the log-density through differences, shape (n, k)."""
+        precisions = params.variances.reciprocal().expand_as(params.means)
+        norms = scaled_square_norms(x, params.means, precisions)
+        return norms.mul_(-0.5).add_(-0.5 * float((params.variances.log() + LOG_2PI).sum()))
+
+    def maximize(self, statistics: Moments) -> GaussianTiedDiagonalParams:
+        """Return means and the floored pooled variances within components."""
+        counts, total = statistics.counts, statistics.counts.sum()
+        assert statistics.pooled is not None
+        means = safe_means(counts, statistics.sums)
+        second = statistics.pooled / total
+        variances = second - (counts / total) @ means.square()
+        overall = second - (statistics.sums.sum(0) / total).square()
+        floor = variance_floor(overall.clamp_min(0), self.min_variance)
+        return GaussianTiedDiagonalParams(means, torch.maximum(variances + self.added(means), floor))
+
+    def sample(
+        self, params: GaussianTiedDiagonalParams, index: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return mu_k + sigma e, e standard normal."""
+        noise = standard_normal(len(index), params.means, generator)
+        return params.means[index] + params.variances.sqrt() * noise
+
+    def collapsed(self, params: GaussianTiedDiagonalParams, variances: Tensor) -> Tensor:
+        """Return whether the common variances touch the floor, for all components alike."""
+        on_floor = params.variances <= variance_floor(variances, self.min_variance) * 1.01
+        return on_floor.any().expand(params.n_components)
+
+    @classmethod
+    def examples(cls) -> Sequence[tuple[Self, GaussianTiedDiagonalParams]]:
+        """Return three clouds of one axis-parallel shape."""
+        variances = torch.tensor([1.2, 0.5], dtype=torch.float64)
+        return [(cls(), GaussianTiedDiagonalParams(three_means(), variances))]

@@ -1,0 +1,134 @@
+"""Round Gaussians of one size, fitted or fixed: the model under k-means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, final
+
+import torch
+from torch import Tensor
+
+from mixcoder.components.exponential import write_rows
+from mixcoder.components.gaussian import Gaussian, GaussianParams, standard_normal, three_means
+from mixcoder.ops.frame import Frame
+from mixcoder.ops.gaussian import LOG_2PI, safe_means, scaled_square_norms, variance_floor
+from mixcoder.statistics import Moments
+
+
+@dataclass(frozen=True)
+class GaussianTiedSphericalParams(GaussianParams):
+    """Parameters of :class:`GaussianTiedSpherical`.
+
+    Parameters
+    ----------
+    means : Tensor, shape (k, d)
+    variance : Tensor, shape ()
+    """
+
+    variance: Tensor
+    shared: ClassVar[tuple[str, ...]] = ("variance",)
+
+
+@final
+@dataclass(frozen=True)
+class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
+    r"""Gaussian components with one covariance sigma^2 I in common.
+
+    .. math:: \log p(x|k) = -\frac{|x-\mu_k|^2}{2\sigma^2} - \tfrac d2 \log 2\pi\sigma^2
+
+    Parameters
+    ----------
+    variance : float, optional
+        Fixes sigma^2, in squared units of the rows, instead of fitting it. With equal weights and a hard
+        code the fit is then k-means: the sum of squares is -2 sigma^2 times the bound, up to a constant.
+    """
+
+    variance: float | None = None
+
+    common_scale: ClassVar[bool] = True
+
+    @property
+    def independent(self) -> bool:  # type: ignore[override]
+        """Whether components share no fitted parameter."""
+        return self.variance is not None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variance is not None and not self.variance > 0:
+            raise ValueError(f"variance must be positive or None, got {self.variance!r}.")
+
+    def width(self, n_features: int) -> int:
+        """Return 1 + d."""
+        return 1 + n_features
+
+    def write_features(self, x: Tensor, out: Tensor) -> None:
+        """Write x."""
+        write_rows(x, out)
+
+    def natural(self, params: GaussianTiedSphericalParams) -> Tensor:
+        """Return the bias and mu/sigma^2."""
+        linear = params.means / params.variance
+        bias = _log_constant(params) - 0.5 * (linear * params.means).sum(1)
+        return torch.cat([bias[:, None], linear], 1)
+
+    def row_terms(self, x: Tensor) -> Tensor:
+        """Return the squared norm of the row."""
+        return x.square().sum(1, keepdim=True)
+
+    def common(self, params: GaussianTiedSphericalParams) -> Tensor:
+        """Return -1/(2 sigma^2)."""
+        return -0.5 / params.variance[None]
+
+    def log_likelihood(self, params: GaussianTiedSphericalParams, x: Tensor) -> Tensor:
+        """Return the log-density through differences, shape (n, k)."""
+        precisions = params.variance.reciprocal().expand(params.n_components, 1)
+        norms = scaled_square_norms(x, params.means, precisions)
+        return norms.mul_(-0.5).add_(float(_log_constant(params)))
+
+    def maximize(self, statistics: Moments) -> GaussianTiedSphericalParams:
+        """Return means and the floored mean variance within components, or the fixed one."""
+        counts, total, d = statistics.counts, statistics.counts.sum(), statistics.sums.shape[1]
+        means = safe_means(counts, statistics.sums)
+        if self.variance is not None:
+            return GaussianTiedSphericalParams(means, counts.new_tensor(self.variance))
+        assert statistics.pooled is not None
+        second = statistics.pooled[0] / total
+        variance = (second - (counts / total) @ means.square().sum(1)) / d
+        overall = (second - (statistics.sums.sum(0) / total).square().sum()) / d
+        floor = variance_floor(overall.clamp_min(0)[None], self.min_variance)[0]
+        return GaussianTiedSphericalParams(
+            means, torch.maximum(variance + self.added(means).mean(), floor)
+        )
+
+    def sample(
+        self, params: GaussianTiedSphericalParams, index: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return mu_k + sigma e, e standard normal."""
+        noise = standard_normal(len(index), params.means, generator)
+        return params.means[index] + params.variance.sqrt() * noise
+
+    def in_frame(self, frame: Frame) -> Self:
+        """Return the family with its variances in squared working units."""
+        family = super().in_frame(frame)
+        if family.variance is None:
+            return family
+        return replace(family, variance=family.variance * float(frame.scale[0]) ** 2)
+
+    def collapsed(self, params: GaussianTiedSphericalParams, variances: Tensor) -> Tensor | None:
+        """Return whether the common variance stands on the floor, for all components alike."""
+        if self.variance is not None:
+            return None
+        floor = variance_floor(variances.mean()[None], self.min_variance)
+        return (params.variance <= floor * 1.01).expand(params.n_components)
+
+    @classmethod
+    def examples(cls) -> Sequence[tuple[Self, GaussianTiedSphericalParams]]:
+        """Return three balls of one size, fitted and fixed."""
+        variance = torch.tensor(0.8, dtype=torch.float64)
+        params = GaussianTiedSphericalParams(three_means(), variance)
+        return [(cls(), params), (cls(variance=0.8), params)]
+
+
+def _log_constant(params: GaussianTiedSphericalParams) -> Tensor:
+    return -0.5 * params.means.shape[1] * (params.variance.log() + LOG_2PI)

@@ -1,0 +1,8 @@
+"""scikit-learn faces of the mixtures."""
+
+from mixcoder.estimators._persistence import load
+from mixcoder.estimators.gaussian_mixture import GaussianMixture
+from mixcoder.estimators.k_means import KMeans
+from mixcoder.estimators.mixture import Mixture
+
+__all__ = ["GaussianMixture", "KMeans", "Mixture", "load"]

@@ -1,0 +1,79 @@
+"""scikit-learn's fit callbacks where its version has them (1.9), nothing where it has not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+
+    HAS_CALLBACKS = True
+except ImportError:  # scikit-learn < 1.9
+    HAS_CALLBACKS = False
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in for scikit-learn's mixin."""
+
+    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:  # type: ignore[no-redef]
+        """Return the method unchanged."""
+        return method
+
+
+class IterationTask:
+    """Tells callbacks of every iteration of a fit, and listens to whether one asks to stop."""
+
+    def __init__(self, estimator: Any, n_init: int, max_iter: int) -> None:
+        self._estimator = estimator
+        self._max_iter = max_iter
+        self._context: Any = None
+        self._init: Any = None
+        self._attempt = -1
+        self._active = HAS_CALLBACKS and bool(getattr(estimator, "_skl_callbacks", None))
+        if HAS_CALLBACKS:
+            self._context = estimator._init_callback_context(max_subtasks=n_init)
+            if self._active:
+                self._context.call_on_fit_task_begin(estimator=estimator)
+
+    def __call__(self, attempt: int, fitted: Callable[[], Any]) -> bool:
+        """Report the end of an iteration; ``fitted`` builds the estimator as it would be now."""
+        if not self._active:
+            return False
+        if attempt != self._attempt:
+            self._close_init()
+            self._init = self._context.subcontext(task_name="start", max_subtasks=self._max_iter)
+            self._init.call_on_fit_task_begin(estimator=self._estimator)
+            self._attempt = attempt
+        task = self._init.subcontext(task_name="iteration")
+        task.call_on_fit_task_begin(estimator=self._estimator)
+        return bool(task.call_on_fit_task_end(estimator=self._estimator, fitted_estimator=fitted))
+
+    def close(self) -> None:
+        """Report the end of the fit."""
+        if self._active:
+            self._close_init()
+            self._context.call_on_fit_task_end(estimator=self._estimator)
+
+    def _close_init(self) -> None:
+        if self._init is not None:
+            self._init.call_on_fit_task_end(estimator=self._estimator)
+            self._init = None
+
+
+@contextmanager
+def all_or_nothing(estimator: Any) -> Any:
+    """Leave the estimator exactly as it was if the block does not end well."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        after = vars(estimator)
+        callbacks = {
+            name: after[name]
+            for name in ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+            if name in after
+        }
+        after.clear()
+        after.update(before | callbacks)
+        raise

@@ -1,0 +1,291 @@
+"""Estimators to and from model files. Classes come from a fixed list, never from names in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixcoder import modelfile
+from mixcoder.autoencoder import MixtureAutoencoder
+from mixcoder.components import Family, Params
+from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
+from mixcoder.errors import CorruptModelError, UnknownModelError
+from mixcoder.ops.frame import Frame
+
+_ENCODERS: dict[str, type[Encoder]] = {c.__name__: c for c in (Argmax, Posterior, Tempered)}
+
+# Fitted scalars and lists that are not part of the mixture itself, by estimator.
+_DENSITY_STATE = ("converged_", "stop_reason_", "n_iter_", "lower_bound_", "lower_bounds_", "history_")
+_STATE = {
+    "GaussianMixture": _DENSITY_STATE,
+    "Mixture": _DENSITY_STATE,
+    "KMeans": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_"),
+}
+_ARRAYS = {"KMeans": ("labels_", "_cluster_counts")}
+
+
+def _estimators() -> dict[str, type[Any]]:
+    from mixcoder.estimators.gaussian_mixture import GaussianMixture
+    from mixcoder.estimators.k_means import KMeans
+    from mixcoder.estimators.mixture import Mixture
+
+    return {c.__name__: c for c in (GaussianMixture, KMeans, Mixture)}
+
+
+def _families() -> dict[str, type[Family[Any, Any]]]:
+    from mixcoder.estimators.mixture import families
+
+    return {c.__name__: c for c in families().values()}
+
+
+def save(estimator: Any, path: Any, *, overwrite: bool = True) -> str:
+    """Write a fitted estimator to one file; return the SHA-256 of its content."""
+    kind = type(estimator).__name__
+    if kind not in _STATE:
+        raise UnknownModelError(
+            f"{kind} is not one of {sorted(_STATE)}; save an instance of one of these, or pickle it."
+        )
+    model: MixtureAutoencoder = estimator.model_
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "log_weights": _array(model.log_weights),
+        "frame.shift": _array(model.frame.shift),
+        "frame.scale": _array(model.frame.scale),
+        "magnitude": _array(model.magnitude),
+    }
+    params = _pack_params(model.params, "params", arrays)
+    for name in _ARRAYS.get(kind, ()):
+        value = getattr(estimator, name)
+        arrays[f"state.{name}"] = _array(value) if isinstance(value, Tensor) else value
+    constructor: dict[str, Any] = {}
+    for name, value in estimator.get_params(deep=False).items():
+        constructor[name] = _pack_parameter(name, value, arrays)
+    metadata = {
+        "family": _pack_family(model.family),
+        "params": params,
+        "encoder": _pack_encoder(model.encoder),
+        "constructor": constructor,
+        "state": {name: _plain(getattr(estimator, name)) for name in _STATE[kind]},
+        "dtype": estimator._dtype_name,
+        "n_features_in": int(estimator.n_features_in_),
+        "feature_names_in": [str(name) for name in getattr(estimator, "feature_names_in_", [])],
+    }
+    return modelfile.write(path, kind, arrays, metadata, overwrite=overwrite)
+
+
+def load(path: Any, *, expected_sha256: str | None = None) -> Any:
+    """Return the fitted estimator that :meth:`save` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+    expected_sha256 : str, optional
+        What ``save`` returned; a file with other content is refused.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is damaged, was written by a newer version, or holds no model of this library. Loading
+        never runs code from the file.
+    """
+    file = modelfile.read(path, expected_sha256=expected_sha256)
+    known = _estimators()
+    if file.kind not in known:
+        raise UnknownModelError(f"{path}: holds a {file.kind!r}, which is not one of {sorted(known)}.")
+    try:
+        return _rebuild(known[file.kind], file)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{path}: {error}") from error
+    except Exception as error:
+        raise CorruptModelError(f"{path}: the content does not make a valid {file.kind}: {error}") from error
+
+
+def _rebuild(cls: type[Any], file: modelfile.ModelFile) -> Any:
+    metadata, arrays = file.metadata, {name: torch.from_numpy(array) for name, array in file.arrays.items()}
+    family = _unpack_family(metadata["family"])
+    params = _unpack_params(metadata["params"], "params", arrays, family)
+    for name, array in arrays.items():
+        if array.is_floating_point() and name.startswith("params") and not bool(torch.isfinite(array).all()):
+            raise ValueError(f"array {name!r} is not finite")
+    model = MixtureAutoencoder(
+        family,
+        params,
+        arrays["log_weights"],
+        _unpack_encoder(metadata["encoder"]),
+        Frame(arrays["frame.shift"], arrays["frame.scale"]),
+        arrays["magnitude"],
+    )
+    if not (len(model.frame.scale) == len(model.magnitude) == model.n_features == metadata["n_features_in"]):
+        raise ValueError("the numbers of features disagree")
+    decoded = model.prototypes()
+    if decoded.shape != (model.n_components, model.n_features):
+        raise ValueError(f"prototypes have shape {tuple(decoded.shape)}")
+    constructor = {
+        name: _unpack_parameter(value, arrays, file.arrays) for name, value in metadata["constructor"].items()
+    }
+    estimator = cls(**constructor)
+    estimator._validate_params()
+    estimator.model_ = model
+    estimator._dtype_name = metadata["dtype"]
+    if estimator._dtype_name not in ("float32", "float64"):
+        raise ValueError(f"dtype {estimator._dtype_name!r}")
+    estimator._from_torch = False
+    estimator.n_features_in_ = int(metadata["n_features_in"])
+    if metadata["feature_names_in"]:
+        estimator.feature_names_in_ = np.array(metadata["feature_names_in"], dtype=object)
+    for name in _STATE[file.kind]:
+        setattr(estimator, name, metadata["state"][name])
+    for name in _ARRAYS.get(file.kind, ()):
+        value = file.arrays[f"state.{name}"]
+        setattr(estimator, name, torch.from_numpy(value) if name.startswith("_") else value)
+    return estimator
+
+
+def _array(value: Tensor) -> np.ndarray[Any, Any]:
+    return value.numpy(force=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _pack_parameter(name: str, value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    """Return a constructor parameter as JSON; what cannot be stored is remembered as its default."""
+    if isinstance(value, Family):
+        return {"family": _pack_family(value)}
+    if isinstance(value, Encoder):
+        return {"encoder": _pack_encoder(value)}
+    if isinstance(value, np.random.RandomState | np.random.Generator) or callable(value):
+        # Neither a random state nor a function has a place in a file that never runs code.
+        return {"dropped": type(value).__name__}
+    if isinstance(value, Tensor | np.ndarray | list | tuple) or hasattr(value, "__array__"):
+        array = _array(value) if isinstance(value, Tensor) else np.asarray(value)
+        kind = np.int64 if array.dtype.kind in "iub" else np.float64
+        arrays[f"constructor.{name}"] = array.astype(kind)
+        return {"array": f"constructor.{name}"}
+    return {"value": _plain(value)}
+
+
+def _unpack_parameter(
+    packed: Mapping[str, Any], arrays: Mapping[str, Tensor], raw: Mapping[str, np.ndarray[Any, Any]]
+) -> Any:
+    del arrays
+    if "family" in packed:
+        return _unpack_family(packed["family"])
+    if "encoder" in packed:
+        return _unpack_encoder(packed["encoder"])
+    if "array" in packed:
+        return raw[packed["array"]]
+    if "dropped" in packed:
+        return None if packed["dropped"] in ("RandomState", "Generator") else "auto"
+    return packed["value"]
+
+
+def _pack_encoder(encoder: Encoder) -> dict[str, Any]:
+    name = type(encoder).__name__
+    if name not in _ENCODERS:
+        raise UnknownModelError(f"Encoder {name} is not one of {sorted(_ENCODERS)}; pickle the estimator.")
+    return {"class": name, "fields": _pack_fields(encoder)}
+
+
+def _unpack_encoder(packed: Mapping[str, Any]) -> Encoder:
+    if packed["class"] not in _ENCODERS:
+        raise UnknownModelError(f"encoder {packed['class']!r} is not one of {sorted(_ENCODERS)}")
+    return _ENCODERS[packed["class"]](**{key: _tuples(value) for key, value in packed["fields"].items()})
+
+
+def _pack_family(family: Family[Any, Any]) -> dict[str, Any]:
+    name = type(family).__name__
+    if name not in _families():
+        raise UnknownModelError(f"Family {name} is not one of {sorted(_families())}; pickle the estimator.")
+    packed: dict[str, Any] = {"class": name, "fields": _pack_fields(family)}
+    return packed
+
+
+def _pack_fields(value: Any) -> dict[str, Any]:
+    packed: dict[str, Any] = {}
+    for entry in fields(value):
+        content = getattr(value, entry.name)
+        packed[entry.name] = _pack_field(content)
+    return packed
+
+
+def _pack_field(content: Any) -> Any:
+    if isinstance(content, Family):
+        return {"family": _pack_family(content)}
+    if isinstance(content, tuple | list):
+        return [_pack_field(part) for part in content]
+    if isinstance(content, slice):
+        return {"slice": [content.start, content.stop, content.step]}
+    return _plain(content)
+
+
+def _unpack_family(packed: Mapping[str, Any]) -> Family[Any, Any]:
+    known = _families()
+    if packed["class"] not in known:
+        raise UnknownModelError(f"family {packed['class']!r} is not one of {sorted(known)}")
+    return known[packed["class"]](**{key: _tuples(value) for key, value in packed["fields"].items()})
+
+
+def _tuples(value: Any) -> Any:
+    """Return lists as tuples, and nested families rebuilt: fields of frozen classes."""
+    if isinstance(value, list):
+        return tuple(_tuples(entry) for entry in value)
+    if isinstance(value, Mapping):
+        if "family" in value:
+            return _unpack_family(value["family"])
+        return slice(*value["slice"])
+    return value
+
+
+def _pack_params(params: Params, prefix: str, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """Put the tensors of parameters into ``arrays`` and return how to find them again."""
+    packed: dict[str, Any] = {}
+    for entry in fields(params):
+        value = getattr(params, entry.name)
+        name = f"{prefix}.{entry.name}"
+        if isinstance(value, tuple):
+            packed[entry.name] = [
+                _pack_params(part, f"{name}.{place}", arrays) for place, part in enumerate(value)
+            ]
+        else:
+            arrays[name] = _array(value)
+            packed[entry.name] = None
+    return packed
+
+
+def _unpack_params(packed: Mapping[str, Any], prefix: str, arrays: Mapping[str, Tensor], family: Any) -> Params:
+    """Return the parameters; their class is that of the family's own examples."""
+    return _unpack_like(type(family).examples()[0][1], packed, prefix, arrays, family)
+
+
+def _unpack_like(
+    example: Params, packed: Mapping[str, Any], prefix: str, arrays: Mapping[str, Tensor], family: Any
+) -> Params:
+    values: dict[str, Any] = {}
+    for entry in fields(example):
+        name = f"{prefix}.{entry.name}"
+        listed = packed[entry.name]
+        if listed is None:
+            values[entry.name] = arrays[name]
+        else:
+            parts = getattr(family, "parts", ())
+            values[entry.name] = tuple(
+                _unpack_params(inner, f"{name}.{place}", arrays, part[0])
+                for place, (inner, part) in enumerate(zip(listed, parts, strict=True))
+            )
+    return type(example)(**values)
+
+
+__all__ = ["load", "save"]

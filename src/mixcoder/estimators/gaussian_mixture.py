@@ -1,0 +1,317 @@
+"""Gaussian mixtures with scikit-learn's parameters and results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
+
+from mixcoder.autoencoder import MixtureAutoencoder
+from mixcoder.components import Family
+from mixcoder.encoders import Posterior
+from mixcoder.estimators._gaussian_parameters import (
+    FAMILIES,
+    check_means,
+    check_precisions,
+    check_weights,
+    covariances_of,
+    params_of,
+    precision_factors_of,
+)
+from mixcoder.estimators.mixture import DensityEstimator, code_start, encoder_at
+from mixcoder.fitting.em import Problem
+from mixcoder.fitting.fit import Start, found_start, start_around, start_at_random
+from mixcoder.fitting.kmeans import kmeans_labels
+from mixcoder.fitting.seeding import plus_plus_batch
+from mixcoder.fitting.start import draw_sample
+
+# What keeps a covariance invertible where an explicit ``reg_covar`` is zero: rounding, nothing more.
+_ROUNDING_FLOOR = 1e-13
+
+
+class GaussianMixture(DensityEstimator):
+    r"""Gaussian mixture, fitted by expectation-maximisation.
+
+    .. math:: p(x) = \sum_k \pi_k\, \mathcal N(x;\ \mu_k, \Sigma_k)
+
+    The parameters are those of :class:`sklearn.mixture.GaussianMixture`; from the same start the fit gives
+    the same result. What differs by default is the start (several short fits, invariant to the units of the
+    columns), SQUAREM acceleration where no start is given, and a covariance floor that follows the scale of
+    the data instead of an absolute ``reg_covar``.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+    covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}, default="full"
+    tol : float, default=1e-3
+        The fit stops when an EM step changes the mean log-likelihood by less than this, in nats per row.
+    reg_covar : float, optional
+        Added to the diagonal of every covariance, in squared units of the rows, as in scikit-learn. By
+        default nothing is added; instead no covariance is smaller, in any direction, than 1e-6 of the
+        variance of the data.
+    max_iter : int, default=100
+    n_init : int, default=1
+    init_params : {"auto", "kmeans", "k-means++", "random", "random_from_data"}, array-like or callable
+        "auto" continues the best of several short fits on some of the rows. "k-means++" and
+        "random_from_data" begin at chosen rows, each with the covariance of all data. Arrays and callables
+        give labels or responsibilities, as ``init`` of :class:`Mixture`.
+    weights_init : array-like, shape (n_components,), optional
+    means_init : array-like, shape (n_components, n_features), optional
+    precisions_init : array-like, optional
+        In the shape of ``precisions_``.
+    random_state : int, RandomState or None
+    warm_start : bool, default=False
+    verbose, verbose_interval : int
+    temperature : float, default=1.0
+        1 is soft EM, 0 hard EM, other values softargmax(1/temperature).
+    acceleration : {"auto", "squarem", "none"}, default="auto"
+        "auto" accelerates unless a start is given, so that a given start takes the same steps as
+        scikit-learn's.
+    on_interrupt : {"raise", "keep"}, default="raise"
+        Whether Ctrl-C during ``fit`` leaves the estimator as it was, or keeps the best model so far.
+    step_exponent : float in (0.5, 1], default=0.6
+        How fast ``partial_fit`` forgets.
+
+    Attributes
+    ----------
+    weights_ : array, shape (n_components,)
+    means_ : array, shape (n_components, n_features)
+    covariances_, precisions_, precisions_cholesky_ : array
+        (k, d, d) for "full", (d, d) for "tied", (k, d) for "diag", (k,) for "spherical", (d,) for
+        "tied_diag", () for "tied_spherical".
+    lower_bound_ : float
+        Mean log-likelihood in the last E-step, in nats per row.
+    lower_bounds_ : list of float
+    converged_ : bool
+    stop_reason_ : str
+    n_iter_ : int
+    history_ : dict of lists
+    model_ : MixtureAutoencoder
+
+    References
+    ----------
+    Dempster, Laird & Rubin (1977). McLachlan & Peel (2000), section 3.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mixcoder import GaussianMixture
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0.0]])
+    >>> gm = GaussianMixture(n_components=2, covariance_type="diag", random_state=0).fit(X)
+    >>> sorted(gm.means_[:, 0].round(3).tolist())
+    [1.0, 10.0]
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **DensityEstimator._parameter_constraints,
+        "covariance_type": [StrOptions(set(FAMILIES))],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left"), None],
+        "init_params": [
+            StrOptions({"auto", "kmeans", "k-means++", "random", "random_from_data"}),
+            "array-like",
+            callable,
+        ],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", Real, None],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float | None = None,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: Any = "auto",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        temperature: float = 1.0,
+        acceleration: str = "auto",
+        on_interrupt: str = "raise",
+        step_exponent: float = 0.6,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.temperature = temperature
+        self.acceleration = acceleration
+        self.on_interrupt = on_interrupt
+        self.step_exponent = step_exponent
+
+    @classmethod
+    def from_parameters(cls, weights: Any, means: Any, covariances: Any, covariance_type: str = "full") -> Self:
+        """Return a fitted estimator with given parameters.
+
+        Parameters
+        ----------
+        weights : array-like, shape (n_components,)
+            Non-negative, summing to one.
+        means : array-like, shape (n_components, n_features)
+        covariances : array-like
+            In the shape of ``covariances_`` for the covariance type.
+        """
+        means = torch.as_tensor(np.asarray(means, dtype=np.float64))
+        if means.ndim != 2:
+            raise ValueError(f"means must have shape (n_components, n_features), got {tuple(means.shape)}.")
+        k, d = means.shape
+        log_weights = check_weights(weights, k).log()
+        covariances = torch.as_tensor(np.asarray(covariances, dtype=np.float64))
+        estimator = cls(n_components=k, covariance_type=covariance_type)
+        estimator._validate_params()
+        family = FAMILIES[covariance_type]()
+        spread = means.std(0, correction=0)
+        variances = _diagonal_of(covariance_type, covariances).expand(k, d)
+        frame = family.frame(means.mean(0), (spread.square() + variances.mean(0)).sqrt())
+        params = params_of(covariance_type, means, covariances, frame, precision=False)
+        estimator._dtype_name, estimator._from_torch = "float64", False
+        estimator.model_ = MixtureAutoencoder(
+            family, params, log_weights, Posterior(), frame, torch.ones(d, dtype=torch.float64)
+        )
+        estimator.n_features_in_ = d
+        estimator.converged_, estimator.stop_reason_ = True, "the parameters were given"
+        estimator.n_iter_, estimator.history_ = 0, {}
+        estimator.lower_bound_, estimator.lower_bounds_ = float("nan"), []
+        return estimator
+
+    # The fit
+
+    def _family(self) -> Family[Any, Any]:
+        family = FAMILIES[self.covariance_type]
+        if self.reg_covar is None:
+            return family()
+        return family(min_variance=_ROUNDING_FLOOR, added_variance=float(self.reg_covar))
+
+    @property
+    def _exact_maximiser(self) -> bool:
+        return not self.reg_covar
+
+    def _given_start(self, problem: Problem) -> Start | Callable[[int], Start] | None:
+        k, d = self.n_components, problem.source.n_features
+        device = problem.source.device
+        kind = self.covariance_type
+        weights = None if self.weights_init is None else check_weights(self.weights_init, k).to(device)
+        means = None if self.means_init is None else check_means(self.means_init, k, d).to(device)
+        precisions = (
+            None
+            if self.precisions_init is None
+            else check_precisions(self.precisions_init, kind, k, d).to(device)
+        )
+        if weights is None and means is None and precisions is None:
+            return self._start_by_init_params(problem)
+        if weights is not None and means is not None and precisions is not None:
+            return params_of(kind, means, precisions, problem.frame, precision=True), weights.log()
+        return lambda attempt: self._completed(problem, attempt, weights, means, precisions)
+
+    def _completed(
+        self,
+        problem: Problem,
+        attempt: int,
+        weights: Tensor | None,
+        means: Tensor | None,
+        precisions: Tensor | None,
+    ) -> Start:
+        """Return a start whose missing parts come from the data."""
+        if means is not None:
+            params, log_weights = start_around(problem, problem.frame.apply(means), Posterior())
+            params = replace(params, means=problem.frame.apply(means))  # type: ignore[call-arg]
+        else:
+            begun = self._start_by_init_params(problem)
+            if callable(begun):
+                begun = begun(attempt)
+            if begun is None:
+                encoder = encoder_at(float(self.temperature))
+                begun = found_start(problem, self.n_components, encoder, self._generator())
+            params, log_weights = begun
+        if precisions is not None:
+            means_now = problem.frame.undo(params.means)  # type: ignore[attr-defined]
+            params = params_of(self.covariance_type, means_now, precisions, problem.frame, precision=True)
+        return params, log_weights if weights is None else weights.log()
+
+    def _start_by_init_params(self, problem: Problem) -> Start | Callable[[int], Start] | None:
+        how, k = self.init_params, self.n_components
+        if isinstance(how, str) and how == "auto":
+            return None
+        generator = self._generator()
+        if not isinstance(how, str):
+            if not callable(how):
+                return code_start(problem, how, k)
+            random_state = check_random_state(self.random_state)
+            rows = problem.source.take(torch.arange(problem.source.n_rows))
+            shown = rows if self._from_torch else rows.numpy(force=True)
+            return lambda attempt: code_start(problem, how(shown, k, random_state), k)
+        if how == "random":
+            return lambda attempt: start_at_random(problem, k, generator)
+        if how == "kmeans":
+            return lambda attempt: code_start(problem, kmeans_labels(problem, k, generator), k)
+
+        def at_rows(attempt: int) -> Start:
+            del attempt
+            sample = draw_sample(problem, k, problem.family.geometry, generator)
+            if how == "k-means++":
+                centres = plus_plus_batch(sample.view, sample.weights, k, 1, generator)[0]
+                chosen = torch.cdist(centres, sample.view).argmin(1)
+            else:
+                chosen = torch.randperm(len(sample.rows), generator=generator)[:k]
+            return start_around(problem, sample.rows[chosen], Posterior())
+
+        return at_rows
+
+    # Fitted attributes, in the units of the rows
+
+    @property
+    def means_(self) -> Any:
+        """Means of the components, shape (n_components, n_features)."""
+        model = self._fitted()
+        return self._attribute(model.frame.undo(model.params.means))  # type: ignore[attr-defined]
+
+    @property
+    def covariances_(self) -> Any:
+        """Covariances, in the shape of the covariance type, in squared units of the rows."""
+        model = self._fitted()
+        return self._attribute(covariances_of(self.covariance_type, model.params, model.frame))
+
+    @property
+    def precisions_cholesky_(self) -> Any:
+        """Upper triangular U with U U' the precision; reciprocal standard deviations where diagonal."""
+        model = self._fitted()
+        return self._attribute(precision_factors_of(self.covariance_type, model.params, model.frame))
+
+    @property
+    def precisions_(self) -> Any:
+        """Inverses of the covariances."""
+        model = self._fitted()
+        factors = precision_factors_of(self.covariance_type, model.params, model.frame)
+        dense = self.covariance_type in ("full", "tied")
+        return self._attribute(factors @ factors.mT if dense else factors.square())
+
+
+def _diagonal_of(covariance_type: str, covariances: Tensor) -> Tensor:
+    if covariance_type in ("full", "tied"):
+        return covariances.diagonal(dim1=-2, dim2=-1)
+    return covariances[:, None] if covariance_type == "spherical" else covariances

@@ -1,0 +1,370 @@
+"""k-means with scikit-learn's parameters and results."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import ClusterMixin
+from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
+
+from mixcoder.autoencoder import MixtureAutoencoder
+from mixcoder.components import GaussianTiedSpherical
+from mixcoder.encoders import Argmax
+from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
+from mixcoder.estimators._validation import as_tensor, like_input, weights_of
+from mixcoder.estimators.base import AutoencoderEstimator
+from mixcoder.fitting.em import Problem
+from mixcoder.fitting.fit import Budget, Start, fit
+from mixcoder.fitting.kmeans import (
+    kmeans_problem,
+    random_centres,
+    searched_centres,
+    shift_below,
+    start_at_centres,
+)
+from mixcoder.fitting.scan import Scan
+from mixcoder.fitting.stream import Stream
+from mixcoder.ops.simplex import log_simplex
+from mixcoder.sources import Block, TensorSource
+
+
+class KMeans(ClusterMixin, AutoencoderEstimator):
+    r"""k-means clustering: a mixture of equal balls with hard codes.
+
+    .. math:: \min_{a, c} \sum_n w_n\, |x_n - a_{c_n}|^2
+
+    The parameters are those of :class:`sklearn.cluster.KMeans`; from the same start the fit gives the same
+    result. By default several greedy k-means++ starts are tried on a sample and the best one is continued
+    on all rows, which costs a fraction of seeding on all rows and ends no worse.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+    init : {"k-means++", "random"}, array-like of shape (n_clusters, n_features), or callable
+        A callable is called as ``init(X, n_clusters, random_state)`` and returns centres.
+    n_init : "auto" or int, default="auto"
+        Number of fits; "auto" is 1, or 10 for "random" and callables.
+    max_iter : int, default=300
+    tol : float, default=1e-4
+        Relative to the mean variance of the features: the squared move of the centres at which to stop.
+    verbose : int, default=0
+    random_state : int, RandomState or None
+    copy_x : bool, default=True
+        The rows are never changed, whatever this says; it is here for scikit-learn's signature.
+    algorithm : {"lloyd", "elkan"}, default="lloyd"
+        Both name the same iteration with the same result; rows are always compared with all centres in
+        blocked matrix products.
+    on_interrupt : {"raise", "keep"}, default="raise"
+        Whether Ctrl-C during ``fit`` leaves the estimator as it was, or keeps the best centres so far.
+
+    Attributes
+    ----------
+    cluster_centers_ : array, shape (n_clusters, n_features)
+    labels_ : int32 array, shape (n_samples,)
+    inertia_ : float
+        Weighted sum of squared distances to the nearest centre.
+    n_iter_ : int
+    weights_ : array, shape (n_clusters,)
+        Share of the row weights in each cluster, what an entropy coder of the labels uses.
+    converged_, stop_reason_, history_, model_ : as for :class:`GaussianMixture`
+
+    References
+    ----------
+    Lloyd (1982). Arthur & Vassilvitskii (2007).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mixcoder import KMeans
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0.0]])
+    >>> km = KMeans(n_clusters=2, random_state=0).fit(X)
+    >>> km.inertia_
+    16.0
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "init": [StrOptions({"k-means++", "random"}), callable, "array-like"],
+        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+        "copy_x": ["boolean"],
+        "algorithm": [StrOptions({"lloyd", "elkan"})],
+        "on_interrupt": [StrOptions({"raise", "keep"})],
+    }
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        init: Any = "k-means++",
+        n_init: Any = "auto",
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        verbose: int = 0,
+        random_state: Any = None,
+        copy_x: bool = True,
+        algorithm: str = "lloyd",
+        on_interrupt: str = "raise",
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.random_state = random_state
+        self.copy_x = copy_x
+        self.algorithm = algorithm
+        self.on_interrupt = on_interrupt
+
+    @property
+    def _n_fitted_components(self) -> int:
+        return int(self.n_clusters)
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Cluster the rows.
+
+        Parameters
+        ----------
+        X : array-like or Tensor, shape (n_samples, n_features)
+            Rows. Never changed, never copied.
+        y : ignored
+        sample_weight : array-like, shape (n_samples,), optional
+            Non-negative row weights; their scale changes ``inertia_`` only.
+
+        Returns
+        -------
+        self
+            If anything fails, the estimator is left exactly as it was.
+        """
+        del y
+        with all_or_nothing(self):
+            self._fit(X, sample_weight)
+        return self
+
+    def _fit(self, X: Any, sample_weight: Any) -> None:
+        source = self._source(X, sample_weight, min_rows=1)
+        if source.n_rows < self.n_clusters:
+            raise ValueError(
+                f"n_samples={source.n_rows} should be >= n_clusters={self.n_clusters}. Give more rows or ask "
+                "for fewer clusters."
+            )
+        problem, seen = self._problem(source)
+        n_init = self._n_init()
+        task = IterationTask(self, n_init, self.max_iter)
+        budget = Budget(
+            max_iter=self.max_iter,
+            stop=shift_below(problem, float(self.tol) * float(problem.variances.mean())),
+            keep_on_interrupt=self.on_interrupt == "keep",
+        )
+        result = fit(
+            problem, Argmax(), self._starts(problem), n_init, budget, self._on_step(task, problem)
+        )
+        self._keep(result)
+        self._label(source, sample_weight)
+        self.__dict__.pop("_stream", None)
+        task.close()
+        self._report_distinct()
+        self._tell(result, problem, seen, n_parameters=0)
+        if self.verbose:
+            print(f"KMeans: inertia {self.inertia_:.6g} after {self.n_iter_} iterations: {result.reason}")  # noqa: T201
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Take one mini-batch step: every centre is the mean of all rows it has been given so far.
+
+        References
+        ----------
+        Sculley (2010), "Web-scale k-means clustering".
+        """
+        del y
+        with all_or_nothing(self):
+            stream: Stream | None = getattr(self, "_stream", None)
+            source = self._source(X, sample_weight, reset=stream is None, min_rows=1)
+            if stream is None:
+                if source.n_rows < self.n_clusters:
+                    raise ValueError(
+                        f"The first batch has n_samples={source.n_rows}, which should be >= "
+                        f"n_clusters={self.n_clusters}."
+                    )
+                problem, _ = self._problem(source)
+                params, log_weights = self._starts(problem)(0)
+                stream = Stream.begin(problem, params, log_weights, Argmax(), exponent=None)
+            else:
+                self._checked_range(source, stream.problem.family)
+            stream = stream.step(source)
+            self._stream = stream
+            self.model_ = stream.model
+            self.n_iter_ = stream.n_steps
+            self.converged_, self.stop_reason_ = False, "partial_fit takes one step at a time"
+            self.history_ = {"bound": list(stream.bounds)}
+            self._label(source, sample_weight)
+        return self
+
+    def _problem(self, source: TensorSource) -> tuple[Problem, Scan]:
+        return kmeans_problem(source, self._checked_range(source, GaussianTiedSpherical()))
+
+    def _n_init(self) -> int:
+        given = not isinstance(self.init, str) and not callable(self.init)
+        if given:
+            if self.n_init not in ("auto", 1):
+                warnings.warn(
+                    f"Explicit initial centres: one fit only, not n_init={self.n_init}.",
+                    RuntimeWarning,
+                    stacklevel=5,
+                )
+            return 1
+        if self.n_init == "auto":
+            return 1 if isinstance(self.init, str) and self.init == "k-means++" else 10
+        return int(self.n_init)
+
+    def _starts(self, problem: Problem) -> Any:
+        generator, k = self._generator(), self.n_clusters
+        random_state = check_random_state(self.random_state)
+
+        def start(attempt: int) -> Start:
+            del attempt
+            if isinstance(self.init, str):
+                if self.init == "k-means++":
+                    centres = searched_centres(problem, k, generator)
+                else:
+                    centres = random_centres(problem, k, generator)
+                return start_at_centres(problem, centres)
+            centres = self.init
+            if callable(centres):
+                rows = problem.source.take(torch.arange(problem.source.n_rows))
+                shown = rows if self._from_torch else rows.numpy(force=True)
+                centres = centres(shown, k, random_state)
+            return start_at_centres(problem, self._given_centres(problem, centres))
+
+        return start
+
+    def _given_centres(self, problem: Problem, centres: Any) -> Tensor:
+        values = centres.detach() if isinstance(centres, Tensor) else as_tensor(np.asarray(centres))
+        values = values.to(device=problem.source.device, dtype=torch.float64)
+        d = problem.source.n_features
+        if values.ndim != 2 or values.shape[0] != self.n_clusters:
+            raise ValueError(
+                f"The shape of the initial centers {tuple(values.shape)} does not match the number of "
+                f"clusters {self.n_clusters}."
+            )
+        if values.shape[1] != d:
+            raise ValueError(
+                f"The shape of the initial centers {tuple(values.shape)} does not match the number of "
+                f"features of the data {d}."
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError("The initial centers contain NaN or infinity.")
+        return problem.frame.apply(values)
+
+    def _label(self, source: TensorSource, sample_weight: Any) -> None:
+        """Set labels, inertia and weights from one pass over the rows."""
+        labels = torch.empty(source.n_rows, dtype=torch.int64, device=source.device)
+        labels.copy_(self.model_.assign(source.x))
+        centres = self.model_.prototypes()
+        scale = 1.0
+        if sample_weight is not None and source.weights is not None:
+            raw = np.asarray(sample_weight.numpy(force=True) if isinstance(sample_weight, Tensor) else sample_weight)
+            total = float(np.broadcast_to(raw, (source.n_rows,)).sum())
+            scale = total / float(source.weights.sum())
+
+        def squares(block: Block) -> Tensor:
+            gaps = block.x.double() - centres[labels[block.start : block.stop]]
+            per_row = gaps.square().sum(1)
+            return per_row.sum() if block.weights is None else per_row @ block.weights.double()
+
+        self.inertia_ = float(source.map_reduce(squares, 1 << 13)) * scale
+        weights = source.weights
+        counts = torch.bincount(labels, weights=weights, minlength=self.n_clusters).double()
+        self._cluster_counts = counts
+        self.labels_ = labels.to(torch.int32) if self._from_torch else labels.numpy(force=True).astype(np.int32)
+
+    def _report_distinct(self) -> None:
+        distinct = int(torch.count_nonzero(self._cluster_counts))
+        if distinct < self.n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({distinct}) found smaller than n_clusters "
+                f"({self.n_clusters}). Possibly due to duplicate points in X.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    # Fitted attributes and questions
+
+    @property
+    def cluster_centers_(self) -> Any:
+        """Centres of the clusters, shape (n_clusters, n_features)."""
+        return self._attribute(self._fitted().prototypes())
+
+    @property
+    def weights_(self) -> Any:
+        """Share of the row weights in each cluster, shape (n_clusters,)."""
+        self._fitted()
+        return self._attribute(self._cluster_counts / self._cluster_counts.sum())
+
+    @property
+    def n_features_out_(self) -> int:
+        """Number of columns of ``transform``."""
+        return self._fitted().n_components
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Cluster the rows and return their labels, shape (n_samples,)."""
+        return self.fit(X, y, sample_weight=sample_weight).labels_
+
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Cluster the rows and return their distances to the centres, shape (n_samples, n_clusters)."""
+        return self.fit(X, y, sample_weight=sample_weight).transform(X)
+
+    def predict(self, X: Any) -> Any:
+        """Return the nearest cluster of each row, int32, shape (n_samples,)."""
+        labels = self._fitted().assign(self._rows(X)).to(torch.int32)
+        return like_input(labels, X)
+
+    def transform(self, X: Any) -> Any:
+        """Return the distance of each row to each centre, shape (n_samples, n_clusters)."""
+        x = self._rows(X)
+        return like_input(distances(self.model_, x), X)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return minus the weighted sum of squared distances to the nearest centre."""
+        del y
+        x = self._rows(X)
+        errors = (x - self.model_.reconstruct(x)).double().square().sum(1)
+        weights = None if sample_weight is None else weights_of(sample_weight, x)
+        if weights is None:
+            return -float(errors.sum())
+        raw = float(np.sum(np.asarray(sample_weight, dtype=np.float64)))
+        return -float(errors @ weights) * raw / float(weights.sum())
+
+    def _coding_log_weights(self, model: MixtureAutoencoder) -> Tensor:
+        # Every cluster can occur in new rows: one pseudo-row spread over the empty ones keeps bits finite.
+        counts = self._cluster_counts.to(model.device)
+        return log_simplex(counts.clamp_min(1.0 / model.n_components))
+
+
+def distances(model: MixtureAutoencoder, x: Tensor) -> Tensor:
+    """Return Euclidean distances between rows and prototypes, shape (n, k), in the dtype of ``x``."""
+    result = torch.empty(x.shape[0], model.n_components, dtype=x.dtype, device=x.device)
+    centres = model.frame.apply(model.prototypes())
+    unit = float(model.frame.scale[0])
+
+    def write(block: Block) -> None:
+        rows = model.frame.apply(block.x.double())
+        gaps = torch.cdist(rows, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        result[block.start : block.stop] = gaps / unit
+
+    TensorSource(x).map_rows(write, 1 << 12)
+    return result

@@ -1,0 +1,476 @@
+"""The generic estimator: any family, any encoder, one temperature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import DensityMixin
+from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
+
+from mixcoder import components
+from mixcoder._typing import HardCode
+from mixcoder.autoencoder import MixtureAutoencoder
+from mixcoder.components import Family
+from mixcoder.errors import DataError
+from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
+from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
+from mixcoder.estimators._validation import as_tensor, like_input, weights_of
+from mixcoder.estimators.base import AutoencoderEstimator
+from mixcoder.fitting.alternate import FitResult, gain_below
+from mixcoder.fitting.em import Problem
+from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
+from mixcoder.fitting.stream import Stream
+
+
+def families() -> dict[str, type[Family[Any, Any]]]:
+    """Return the families that can be named, by snake-case name."""
+    found: dict[str, type[Family[Any, Any]]] = {}
+    for name in components.__all__:
+        entry = getattr(components, name)
+        if isinstance(entry, type) and issubclass(entry, Family) and not entry.__abstractmethods__:
+            snake = "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+            found[snake] = entry
+    return found
+
+
+def encoder_at(temperature: float) -> Encoder:
+    """Return the encoder of a temperature: 0 is argmax, 1 Bayes' posterior, else softargmax(1/T)."""
+    if temperature == 0:
+        return Argmax()
+    return Posterior() if temperature == 1 else Tempered(1.0 / temperature)
+
+
+class DensityEstimator(DensityMixin, AutoencoderEstimator):
+    """Base of the estimators that are probability densities."""
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "temperature": [Interval(Real, 0.0, None, closed="left")],
+        "acceleration": [StrOptions({"auto", "squarem", "none"})],
+        "on_interrupt": [StrOptions({"raise", "keep"})],
+        "step_exponent": [Interval(Real, 0.5, 1.0, closed="right")],
+    }
+
+    # What the concrete estimators say
+
+    def _family(self) -> Family[Any, Any]:
+        raise NotImplementedError
+
+    def _encoder(self) -> Encoder:
+        return encoder_at(float(self.temperature))
+
+    def _given_start(self, problem: Problem) -> Start | Callable[[int], Start] | None:
+        """Return the start that the parameters give, or ``None`` to search for one."""
+        raise NotImplementedError
+
+    @property
+    def _exact_maximiser(self) -> bool:
+        return True
+
+    @property
+    def _n_fitted_components(self) -> int:
+        return int(self.n_components)
+
+    # Fitting
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit the mixture.
+
+        Parameters
+        ----------
+        X : array-like or Tensor, shape (n_samples, n_features)
+            Rows. Never changed, never copied.
+        y : ignored
+        sample_weight : array-like, shape (n_samples,), optional
+            Non-negative row weights; their scale has no effect.
+
+        Returns
+        -------
+        self
+            If anything fails, the estimator is left exactly as it was.
+        """
+        del y
+        with all_or_nothing(self):
+            self._fit(X, sample_weight)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit, and return the most probable component of each row, shape (n_samples,)."""
+        return self.fit(X, y, sample_weight=sample_weight).predict(X)
+
+    def _fit(self, X: Any, sample_weight: Any) -> None:
+        previous: MixtureAutoencoder | None = getattr(self, "model_", None) if self.warm_start else None
+        source = self._source(X, sample_weight)
+        self._require_rows(source.n_rows)
+        family, encoder = self._family(), self._encoder()
+        limits = self._checked_range(source, family)
+        if previous is not None and not self._continues(previous, source.n_features):
+            previous = None
+        problem, seen = prepare(
+            source, family, limits, frame=None if previous is None else previous.frame
+        )
+        self._require_representable(problem)
+        generator = self._generator()
+        given: Start | Callable[[int], Start] | None
+        if previous is not None:
+            given = previous.params, previous.log_weights
+        else:
+            given = self._given_start(problem)
+
+        def start(attempt: int) -> Start:
+            if callable(given):
+                return given(attempt)
+            if given is not None:
+                return given
+            return found_start(problem, self.n_components, encoder, generator)
+
+        n_init = 1 if given is not None and not callable(given) else self.n_init
+        accelerate = self.acceleration == "squarem" or (self.acceleration == "auto" and given is None)
+        budget = Budget(
+            max_iter=self.max_iter,
+            stop=gain_below(float(self.tol)),
+            accelerate=accelerate and not isinstance(encoder, Argmax),
+            monotone=self._exact_maximiser,
+            keep_on_interrupt=self.on_interrupt == "keep",
+        )
+        task = IterationTask(self, n_init, self.max_iter)
+        result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem))
+        self._keep(result)
+        self.lower_bound_ = result.bound
+        self.lower_bounds_ = list(result.history.bound)
+        self.__dict__.pop("_stream", None)
+        task.close()
+        self._report(result)
+        self._tell(result, problem, seen, n_parameters=self._n_parameters())
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        r"""Take one step of stepwise EM on a batch of rows.
+
+        The running average of the sufficient statistics moves by
+        :math:`\eta_t = (t+2)^{-a}` towards those of the batch, a = ``step_exponent``; then the parameters
+        are maximised. The first batch starts the mixture, as ``fit`` would.
+
+        References
+        ----------
+        Cappe & Moulines (2009), equation 14; Liang & Klein (2009).
+        """
+        del y
+        with all_or_nothing(self):
+            stream: Stream | None = getattr(self, "_stream", None)
+            source = self._source(X, sample_weight, reset=stream is None, min_rows=1)
+            family, encoder = self._family(), self._encoder()
+            limits = self._checked_range(source, family)
+            if stream is None:
+                self._require_rows(source.n_rows)
+                problem, _ = prepare(source, family, limits)
+                self._require_representable(problem)
+                generator = self._generator()
+                given = self._given_start(problem)
+                start = given(0) if callable(given) else given
+                if start is None:
+                    start = found_start(problem, self.n_components, encoder, generator)
+                stream = Stream.begin(problem, *start, encoder, exponent=float(self.step_exponent))
+            stream = stream.step(source)
+            self._stream = stream
+            self.model_ = stream.model
+            self.n_iter_ = stream.n_steps
+            self.converged_ = False
+            self.stop_reason_ = "partial_fit takes one step at a time"
+            self.lower_bound_ = stream.bounds[-1]
+            self.lower_bounds_ = list(stream.bounds)
+            self.history_ = {"bound": list(stream.bounds)}
+        return self
+
+    def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
+        return (
+            previous.n_components == self.n_components
+            and previous.n_features == n_features
+            and type(previous.family) is type(self._family())
+        )
+
+    def _require_rows(self, n_rows: int) -> None:
+        if n_rows < self.n_components:
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
+                f"n_samples = {n_rows}. Give more rows or ask for fewer components."
+            )
+
+    def _require_representable(self, problem: Problem) -> None:
+        spread = 1.0 / problem.frame.scale
+        limit = torch.finfo(problem.source.dtype)
+        if bool((spread.square() > limit.max / 64).any()):
+            worst = int(spread.argmax())
+            raise DataError(
+                f"Column {worst} has a spread near {float(spread[worst]):.1e}, whose square overflows "
+                f"{str(problem.source.dtype).removeprefix('torch.')}: rescale the data, for example divide by "
+                f"{float(spread[worst]):.0e}."
+            )
+
+    def _report(self, result: FitResult) -> None:
+        if not self.verbose:
+            return
+        bounds = result.history.bound
+        for i, bound in enumerate(bounds, 1):
+            if i % self.verbose_interval == 0 or i == len(bounds):
+                print(f"  iteration {i}: bound {bound:.6f} nats per row")  # noqa: T201
+        print(f"{type(self).__name__}: {result.reason} ({result.n_iter} iterations)")  # noqa: T201
+
+    # What a density answers
+
+    @property
+    def weights_(self) -> Any:
+        """Weights of the components, shape (n_components,), summing to one."""
+        return self._attribute(self._fitted().log_weights.exp())
+
+    def predict_proba(self, X: Any) -> Any:
+        """Return the posterior of each row over the components, shape (n_samples, n_components)."""
+        x = self._rows(X)
+        code = replace(self.model_, encoder=Posterior()).encode(x)
+        assert isinstance(code, Tensor)
+        return like_input(code, X)
+
+    def transform(self, X: Any) -> Any:
+        """Return the code of each row as a point of the simplex, shape (n_samples, n_components)."""
+        x = self._rows(X)
+        code = self.model_.encode(x)
+        return like_input(code.dense(x.dtype) if isinstance(code, HardCode) else code, X)
+
+    def score_samples(self, X: Any) -> Any:
+        """Return the log-density of each row in nats, shape (n_samples,)."""
+        return like_input(self._log_prob(X), X)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the mean log-density of the rows, in nats."""
+        del y
+        values = self._log_prob(X).double()
+        if sample_weight is None:
+            return float(values.mean())
+        weights = weights_of(sample_weight, values[:, None])
+        assert weights is not None
+        return float(weights @ values / weights.sum())
+
+    def _log_prob(self, X: Any) -> Tensor:
+        x = self._rows(X)
+        return self.model_.log_prob(x)
+
+    def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
+        """Return random rows, shape (n_samples, n_features), and the component of each, shape (n_samples,)."""
+        model = self._fitted()
+        if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples must be an int of at least 1, got {n_samples!r}.")
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        generator = torch.Generator(device=model.device).manual_seed(seed)
+        rows, index = model.sample(int(n_samples), generator)
+        return self._attribute(rows), (index if self._from_torch else index.numpy(force=True))
+
+    def _n_parameters(self) -> int:
+        """Return the number of free parameters, weights included."""
+        model = self._fitted()
+        return model.family.n_parameters(model.params) + model.n_components - 1
+
+    def bic(self, X: Any) -> float:
+        """Return the Bayesian information criterion on the rows; lower is better."""
+        log_prob = self._log_prob(X).double()
+        n_rows = log_prob.shape[0]
+        return -2.0 * float(log_prob.sum()) + self._n_parameters() * math.log(n_rows)
+
+    def aic(self, X: Any) -> float:
+        """Return the Akaike information criterion on the rows; lower is better."""
+        return -2.0 * float(self._log_prob(X).double().sum()) + 2.0 * self._n_parameters()
+
+    def icl(self, X: Any) -> float:
+        r"""Return the integrated complete-data likelihood criterion; lower is better.
+
+        .. math:: \mathrm{ICL} = \mathrm{BIC} - 2 \sum_n \log \max_k r_{nk}
+
+        References
+        ----------
+        Biernacki, Celeux & Govaert (2000).
+        """
+        x = self._rows(X)
+        certainty = 0.0
+        for at in range(0, x.shape[0], 1 << 14):
+            block = self.model_.log_joint(x[at : at + (1 << 14)]).double()
+            certainty += float((block.amax(1) - torch.logsumexp(block, 1)).sum())
+        return self.bic(X) - 2.0 * certainty
+
+
+class Mixture(DensityEstimator):
+    """A mixture of any family, encoded by any rule.
+
+    Parameters
+    ----------
+    family : str or Family, default="gaussian_full"
+        What a component generates: the name of a family of :mod:`mixcoder.components` in snake case, or an
+        instance with its hyper-parameters.
+    n_components : int, default=1
+    temperature : float, default=1.0
+        1 is Bayes' posterior (soft EM), 0 the argmax (hard EM), in between and above softargmax at
+        beta = 1/temperature.
+    encoder : Encoder, optional
+        An encoder instance instead of a temperature, for example a schedule
+        ``Tempered(0.2, target_beta=1.0)``.
+    init : {"auto"} or array-like or callable, default="auto"
+        "auto" continues the best of several short fits. An integer array of shape (n_samples,) gives first
+        labels, a float array of shape (n_samples, n_components) first responsibilities; a callable is
+        called as ``init(X, n_components, random_state)`` and returns either.
+    tol : float, default=1e-3
+        The fit stops when an EM step changes the mean bound by less than this, in nats per row.
+    max_iter : int, default=100
+        Largest number of passes over the rows.
+    n_init : int, default=1
+        Number of fits, each from its own start; the best is kept.
+    acceleration : {"auto", "squarem", "none"}, default="auto"
+        Monotone SQUAREM; "auto" uses it unless a start is given.
+    random_state : int, RandomState or None
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the last fit.
+    verbose, verbose_interval : int
+    on_interrupt : {"raise", "keep"}, default="raise"
+        Whether Ctrl-C during ``fit`` leaves the estimator as it was and goes on up, or keeps the best model
+        so far.
+    step_exponent : float in (0.5, 1], default=0.6
+        How fast ``partial_fit`` forgets.
+
+    Attributes
+    ----------
+    model_ : MixtureAutoencoder
+    weights_ : array, shape (n_components,)
+    converged_ : bool
+    stop_reason_ : str
+    n_iter_ : int
+    lower_bound_ : float
+        Mean bound in the last E-step, in nats per row.
+    history_ : dict of lists
+        bound, beta, seconds, and events (repairs).
+    n_features_in_ : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mixcoder import Mixture
+    >>> X = np.array([[0.0], [1.0], [0.0], [9.0], [11.0], [10.0]])
+    >>> model = Mixture("poisson", n_components=2, random_state=0).fit(X)
+    >>> sorted(model.decode([0, 1]).round(2).ravel().tolist())
+    [0.33, 10.0]
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **DensityEstimator._parameter_constraints,
+        "family": [str, Family],
+        "encoder": [Encoder, None],
+        "init": [StrOptions({"auto"}), "array-like", callable],
+    }
+
+    def __init__(
+        self,
+        family: str | Family[Any, Any] = "gaussian_full",
+        n_components: int = 1,
+        *,
+        temperature: float = 1.0,
+        encoder: Encoder | None = None,
+        init: Any = "auto",
+        tol: float = 1e-3,
+        max_iter: int = 100,
+        n_init: int = 1,
+        acceleration: str = "auto",
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        on_interrupt: str = "raise",
+        step_exponent: float = 0.6,
+    ) -> None:
+        self.family = family
+        self.n_components = n_components
+        self.temperature = temperature
+        self.encoder = encoder
+        self.init = init
+        self.tol = tol
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.acceleration = acceleration
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.on_interrupt = on_interrupt
+        self.step_exponent = step_exponent
+
+    def _family(self) -> Family[Any, Any]:
+        if isinstance(self.family, Family):
+            return self.family
+        known = families()
+        if self.family not in known:
+            raise ValueError(f"family={self.family!r} is not one of {sorted(known)}, nor a Family instance.")
+        return known[self.family]()
+
+    def _encoder(self) -> Encoder:
+        if self.encoder is None:
+            return encoder_at(float(self.temperature))
+        if self.temperature != 1.0:
+            raise ValueError(
+                f"Give either encoder={self.encoder!r} or temperature={self.temperature!r}, not both."
+            )
+        return self.encoder
+
+    @property
+    def _exact_maximiser(self) -> bool:
+        return getattr(self._family(), "added_variance", 0.0) == 0.0
+
+    def _given_start(self, problem: Problem) -> Start | Callable[[int], Start] | None:
+        if isinstance(self.init, str):
+            return None
+        if callable(self.init):
+            random_state = check_random_state(self.random_state)
+            source = problem.source
+            rows = source.take(torch.arange(source.n_rows))
+            shown = rows if self._from_torch else rows.numpy(force=True)
+            return lambda attempt: code_start(
+                problem, self.init(shown, self.n_components, random_state), self.n_components
+            )
+        return code_start(problem, self.init, self.n_components)
+
+
+def code_start(problem: Problem, code: Any, n_components: int) -> Start:
+    """Return the first parameters from labels or responsibilities of every row."""
+    values = code if isinstance(code, Tensor) else as_tensor(np.asarray(code))
+    n_rows = problem.source.n_rows
+    if values.shape not in ((n_rows,), (n_rows, n_components)):
+        raise ValueError(
+            f"A start must be labels of shape ({n_rows},) or responsibilities of shape "
+            f"({n_rows}, {n_components}), got shape {tuple(values.shape)}."
+        )
+    values = values.to(problem.source.device)
+    if values.ndim == 1:
+        index = values.to(torch.int64)
+        if int(index.min()) < 0 or int(index.max()) >= n_components or not bool((index == values).all()):
+            raise ValueError(f"Labels of a start must be whole numbers in 0..{n_components - 1}.")
+        return start_from_code(problem, HardCode(index, n_components), n_components)
+    values = values.to(torch.float64)
+    total = values.sum(1, keepdim=True)
+    if not bool(torch.isfinite(values).all()) or bool((values < 0).any()) or bool((total <= 0).any()):
+        raise ValueError("Responsibilities of a start must be finite, non-negative, and positive in each row.")
+    return start_from_code(problem, values / total, n_components)
+
+
+__all__ = ["DensityEstimator", "Mixture", "code_start", "encoder_at", "families"]

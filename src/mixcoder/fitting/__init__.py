@@ -1,0 +1,1 @@
+"""ALTERNATION: start, encode and maximise in turn, accelerate, stop."""

@@ -1,0 +1,304 @@
+"""The alternation: encode, maximise, watch the bound, repair, accelerate, stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixcoder.autoencoder import MixtureAutoencoder
+from mixcoder.components.base import Params
+from mixcoder.encoders import Encoder
+from mixcoder.errors import FitError
+from mixcoder.fitting.acceleration import Leap
+from mixcoder.fitting.em import Problem, Totals
+from mixcoder.fitting.repair import empty_components, refill
+from mixcoder.statistics import Statistics
+
+# The bound is a sum of rounded terms: a fall by less than this share of its size is no fall.
+_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+# A component that loses its rows this many times is left out: the rows do not need it.
+_MAX_REFILLS = 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one iteration shows to a stopping rule or a callback.
+
+    Parameters
+    ----------
+    iteration : int
+        From one.
+    bound : float
+        Mean bound per unit of row weight, nats, at ``params``.
+    gain : float
+        ``bound`` minus that of the iteration before; inf in the first.
+    params, previous : Params
+        Parameters the bound belongs to, and those that follow from this iteration's M-step.
+    log_weights : Tensor, shape (k,)
+    encoder : Encoder
+    """
+
+    iteration: int
+    bound: float
+    gain: float
+    params: Params
+    following: Params
+    log_weights: Tensor
+    encoder: Encoder
+
+
+StopRule = Callable[[Step], str | None]
+"""Returns why to stop, or ``None`` to go on."""
+
+
+def gain_below(tol: float) -> StopRule:
+    """Return the rule that stops once an EM step changes the mean bound by less than ``tol``."""
+
+    def rule(step: Step) -> str | None:
+        if abs(step.gain) < tol or step.gain == 0.0:
+            return f"the bound changed by {abs(step.gain):.2g} nats per row, less than tol={tol:g}"
+        return None
+
+    return rule
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in each iteration."""
+
+    bound: list[float] = field(default_factory=list)
+    beta: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, list[Any]]:
+        """Return the columns by name."""
+        return {
+            "bound": list(self.bound),
+            "beta": list(self.beta),
+            "seconds": list(self.seconds),
+            "events": list(self.events),
+        }
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted model, how it was reached, and why the fit stopped.
+
+    Parameters
+    ----------
+    model : MixtureAutoencoder
+    bound : float
+        Mean bound per unit of row weight, in nats, in the last E-step.
+    converged : bool
+    reason : str
+    n_iter : int
+    history : History
+    refilled : tuple of int
+        Components that lost their rows and were given new ones.
+    dropped : tuple of int
+        Components that the rows do not need: their weight is zero.
+    """
+
+    model: MixtureAutoencoder
+    bound: float
+    converged: bool
+    reason: str
+    n_iter: int
+    history: History
+    refilled: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
+    statistics: Statistics | None = None
+
+
+@dataclass
+class _Run:
+    """The moving parts of one alternation."""
+
+    params: Params
+    log_weights: Tensor
+    history: History
+    refills: dict[int, int] = field(default_factory=dict)
+    dropped: set[int] = field(default_factory=set)
+
+
+def alternate(
+    problem: Problem,
+    params: Params,
+    log_weights: Tensor,
+    encoder: Encoder,
+    *,
+    max_iter: int,
+    stop: StopRule,
+    accelerate: bool = False,
+    monotone: bool = True,
+    on_step: Callable[[Step], bool] | None = None,
+    keep_on_interrupt: bool = False,
+) -> FitResult:
+    """Return the result of alternating from given parameters.
+
+    Each iteration encodes all rows at the current parameters, which gives the bound, and maximises. The
+    returned parameters are those after the last M-step; the returned bound is that of the E-step before it.
+
+    Parameters
+    ----------
+    max_iter : int
+        Largest number of passes over the rows.
+    stop : StopRule
+    accelerate : bool
+        Whether to try a SQUAREM leap after every second step; a leap that lowers the bound is undone.
+    monotone : bool
+        Whether the M-step is an exact maximiser, so that a falling bound is an error to be caught.
+    on_step : callable, optional
+        Called after every iteration; returning true stops the fit.
+    keep_on_interrupt : bool
+        Whether an interrupt returns the best parameters so far instead of going up.
+    """
+    run = _Run(params, log_weights, History())
+    previous = -math.inf
+    iteration, converged, reason = 0, False, f"max_iter={max_iter} iterations were used up"
+    best: tuple[float, Params, Tensor] | None = None
+    recent: list[Statistics] = []
+    leap = Leap()
+    started = time.perf_counter()
+    last: Statistics | None = None
+    current = encoder.at(0)
+    try:
+        while iteration < max_iter:
+            current = encoder.at(iteration)
+            iteration += 1
+            totals = problem.totals(run.params, run.log_weights, current)
+            bound = float(totals.bound / totals.weight)
+            gain = bound - previous if current.settled else math.inf
+            run.history.bound.append(bound)
+            run.history.beta.append(getattr(current, "beta", math.inf))
+            run.history.seconds.append(time.perf_counter() - started)
+            if not math.isfinite(bound):
+                if best is None:
+                    raise FitError(
+                        f"The bound is {bound} at the start of the fit: no component explains some row. "
+                        "Check the start (means_init, precisions_init, ...) against the units of the data."
+                    )
+                _, run.params, run.log_weights = best
+                reason = "the bound left the finite numbers; the last good parameters are kept"
+                break
+            if _fell(gain, bound, problem) and monotone and best is not None:
+                _, run.params, run.log_weights = best
+                reason = "the bound fell by more than rounding; the best parameters are kept"
+                run.history.events.append(f"iteration {iteration}: {reason}")
+                break
+            best = (bound, run.params, run.log_weights)
+            statistics, event = _repaired(problem, run, totals, current)
+            if event:
+                run.history.events.append(f"iteration {iteration}: {event}")
+                gain, recent = math.inf, []
+            following, following_weights = problem.maximize(statistics, run.log_weights)
+            following_weights = _without(following_weights, run.dropped)
+            last = statistics
+            step = Step(iteration, bound, gain, run.params, following, following_weights, current)
+            why = stop(step) if current.settled and not event else None
+            run.params, run.log_weights = following, following_weights
+            if why is not None:
+                converged, reason = True, why
+                break
+            if on_step is not None and on_step(step):
+                reason = "a callback asked to stop"
+                break
+            previous = -math.inf if event else bound
+            if not (accelerate and current.settled):
+                continue
+            recent.append(statistics)
+            if len(recent) == 3 and iteration < max_iter:
+                recent, leap, previous = _try_leap(problem, run, current, recent, leap, bound, started)
+                iteration += 1
+    except KeyboardInterrupt:
+        if not keep_on_interrupt or best is None:
+            raise
+        reason = "the fit was interrupted; the best parameters so far are kept"
+    return FitResult(
+        model=problem.model(run.params, run.log_weights, current),
+        bound=run.history.bound[-1] if run.history.bound else -math.inf,
+        converged=converged,
+        reason=reason,
+        n_iter=iteration,
+        history=run.history,
+        refilled=tuple(sorted(run.refills)),
+        dropped=tuple(sorted(run.dropped)),
+        statistics=last,
+    )
+
+
+def _try_leap(
+    problem: Problem,
+    run: _Run,
+    encoder: Encoder,
+    recent: list[Statistics],
+    leap: Leap,
+    bound: float,
+    started: float,
+) -> tuple[list[Statistics], Leap, float]:
+    """Leap from the last three sums if the bound allows.
+
+    ``run`` stands at the parameters of the last plain step. The pass that judges a leap is not lost when
+    the leap is accepted: its sums are the next step. Returned are the sums that the next cycle begins
+    with, the rule for its leap, and the last bound.
+    """
+    target, length = leap(*recent)
+    reached = -math.inf
+    if target is not None:
+        params, log_weights = problem.maximize(target, run.log_weights)
+        log_weights = _without(log_weights, run.dropped)
+        totals = problem.totals(params, log_weights, encoder)
+        reached = float(totals.bound / totals.weight)
+        if math.isfinite(reached) and reached >= bound and not empty_components(totals):
+            run.params, run.log_weights = problem.maximize(totals.statistics, log_weights)
+            run.log_weights = _without(run.log_weights, run.dropped)
+            run.history.bound.append(reached)
+            run.history.beta.append(getattr(encoder, "beta", math.inf))
+            run.history.seconds.append(time.perf_counter() - started)
+            return [totals.statistics], leap.after(length, accepted=True), reached
+    return [recent[-1]], leap.after(length, accepted=False), bound
+
+
+def _fell(gain: float, bound: float, problem: Problem) -> bool:
+    # Sums and squares cancel at most at the scale of the data, log-densities at the size of the bound.
+    return gain < -_ROUNDING[problem.source.dtype] * (1.0 + abs(bound))
+
+
+def _repaired(problem: Problem, run: _Run, totals: Totals, encoder: Encoder) -> tuple[Statistics, str]:
+    """Return the sums with components that lost their rows refilled or dropped, and what was done."""
+    lost = [k for k in empty_components(totals) if k not in run.dropped]
+    if not lost:
+        return totals.statistics, ""
+    hopeless = [k for k in lost if run.refills.get(k, 0) >= _MAX_REFILLS]
+    hopeful = [k for k in lost if k not in hopeless]
+    statistics, filled = refill(problem, run.params, run.log_weights, encoder, totals, hopeful)
+    for k in filled:
+        run.refills[k] = run.refills.get(k, 0) + 1
+    run.dropped.update(hopeless, set(hopeful) - set(filled))
+    told = [
+        f"components {ks} {what}"
+        for ks, what in (
+            (filled, "had lost their rows and took over the worst-explained ones"),
+            (sorted(set(lost) - set(filled)), "are not needed and were given weight zero"),
+        )
+        if ks
+    ]
+    return statistics, "; ".join(told)
+
+
+def _without(log_weights: Tensor, dropped: set[int]) -> Tensor:
+    if not dropped:
+        return log_weights
+    index = torch.tensor(sorted(dropped), device=log_weights.device)
+    log_weights = log_weights.index_fill(0, index, -math.inf)
+    return log_weights - torch.logsumexp(log_weights, 0)
+
+

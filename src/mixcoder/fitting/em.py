@@ -1,0 +1,143 @@
+"""One pass of the alternation: encode every row, add up what the M-step needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixcoder._typing import Code
+from mixcoder.autoencoder import MixtureAutoencoder, block_rows
+from mixcoder.components.base import Family, Params, PassSetting
+from mixcoder.encoders import Encoder
+from mixcoder.ops.frame import Frame
+from mixcoder.ops.simplex import log_simplex
+from mixcoder.ops.workspace import Workspace
+from mixcoder.sources import Block, Source
+from mixcoder.statistics import Statistics
+
+# Largest error in nats that a fitting pass may make on a row of typical size, by the dtype of the rows.
+_FIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+
+
+@dataclass(frozen=True)
+class Totals(Statistics):
+    """What one pass adds up: the family's sums, the bound, the weight.
+
+    The bound travels inside the sums, so that a block that is computed twice is still counted once.
+    """
+
+    statistics: Statistics
+    bound: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows and how they are to be read: everything about a fit that does not change while it runs.
+
+    Parameters
+    ----------
+    source : Source
+    family : Family
+        In working units.
+    frame : Frame
+    magnitude, variances : Tensor, shape (d,)
+        Root mean square and variance of each feature in working coordinates.
+    total_weight : float
+    pooled : Tensor, optional
+        The family's sums that no code weighs.
+    fixed_weights : bool
+        Whether the weights of the components stay as they start (k-means: all equal).
+    """
+
+    source: Source
+    family: Family[Any, Any]
+    frame: Frame
+    magnitude: Tensor
+    variances: Tensor
+    total_weight: float
+    pooled: Tensor | None = None
+    fixed_weights: bool = False
+    workspace: Workspace = field(default_factory=Workspace, repr=False, compare=False)
+
+    def with_pooled(self) -> Problem:
+        """Return the problem with its pooled sums added up, one pass over the rows."""
+        probe = self.family.pooled(self.frame.apply(self.source.take(torch.tensor([0])).double()))
+        if probe is None:
+            return self
+        rows = block_rows(0, self.source.n_features, 8)
+
+        def pooled_of(block: Block) -> Tensor:
+            result = self.family.pooled(self.frame.apply(block.x.double()), block.weights)
+            assert result is not None
+            return result
+
+        return replace(self, pooled=self.source.map_reduce(pooled_of, rows))
+
+    def totals(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Totals:
+        """Return the sums of one pass over all rows, and the bound at the given parameters."""
+        source, frame = self.source, self.frame
+        setting = PassSetting(source.dtype, self.workspace, self.magnitude, _FIT_TOLERANCE[source.dtype])
+        kernel = self.family.kernel(params, log_weights, setting)
+
+        def visit(block: Block) -> Totals:
+            rows = kernel.expand(block.x, frame)
+            code, bound = encoder.encode_with_bound_(kernel.log_joint(rows))
+            weights = block.weights
+            if weights is None:
+                total, weight = bound.sum(dtype=torch.float64), bound.new_tensor(len(bound)).double()
+            else:
+                weights64 = weights.double()
+                total, weight = weights64 @ bound.double(), weights64.sum()
+            return Totals(kernel.statistics(rows, code, weights), total, weight)
+
+        n_rows = block_rows(params.n_components, self.width, torch.finfo(source.dtype).bits // 8)
+        totals = source.map_reduce(visit, n_rows)
+        offset = kernel.offset(self.pooled) + float(totals.weight) * frame.log_scale
+        return replace(totals, bound=totals.bound + offset, statistics=self.with_pooled_sums(totals.statistics))
+
+    def maximize(self, statistics: Statistics, log_weights: Tensor) -> tuple[Params, Tensor]:
+        """Return parameters and log-weights that maximise the bound at the given sums."""
+        params = self.family.maximize(statistics)
+        if self.fixed_weights:
+            return params, log_weights
+        counts: Tensor = statistics.counts  # type: ignore[attr-defined]
+        return params, log_simplex(counts.clamp_min(0))
+
+    def maximize_code(self, code_of: Callable[[Block], Code], n_components: int) -> tuple[Params, Tensor]:
+        """Return the first parameters, from a code given block by block."""
+
+        def visit(block: Block) -> Statistics:
+            rows = self.frame.apply(block.x.to(torch.float64))
+            return self.family.statistics(None, rows, code_of(block), block.weights)
+
+        rows = block_rows(n_components, self.width, 8)
+        equal = self.magnitude.new_full((n_components,), -math.log(n_components))
+        return self.maximize(self.source.map_reduce(visit, rows), equal)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return some rows in working coordinates and float64, shape (m, d)."""
+        return self.frame.apply(self.source.take(index).to(torch.float64))
+
+    def weights(self, index: Tensor) -> Tensor | None:
+        """Return the weights of some rows."""
+        return self.source.take_weights(index)
+
+    def model(self, params: Params, log_weights: Tensor, encoder: Encoder) -> MixtureAutoencoder:
+        """Return the mixture with these parameters."""
+        return MixtureAutoencoder(self.family, params, log_weights, encoder, self.frame, self.magnitude)
+
+    @property
+    def width(self) -> int:
+        """Number of features that a pass multiplies, for sizing blocks and budgets."""
+        width = getattr(self.family, "width", None)
+        d = self.source.n_features
+        return width(d) if width is not None else d
+
+    def with_pooled_sums(self, statistics: Statistics) -> Statistics:
+        return statistics if self.pooled is None else replace(statistics, pooled=self.pooled)  # type: ignore[call-arg]

@@ -1,0 +1,201 @@
+"""From rows to a fitted model: prepare, start, alternate, keep the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixcoder._typing import Code, HardCode
+from mixcoder.autoencoder import MixtureAutoencoder
+from mixcoder.components.base import Family, Params
+from mixcoder.encoders import Encoder
+from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
+from mixcoder.fitting.em import Problem
+from mixcoder.fitting.scan import Range, Scan, scan
+from mixcoder.fitting.start import draw_sample, search
+from mixcoder.ops.frame import Frame
+from mixcoder.sources import Block, Source
+
+Start = tuple[Params, Tensor]
+"""Parameters in working coordinates, and log-weights."""
+
+# Arithmetic that the search for a start may spend, in passes over all rows, and in plain operations for
+# small problems, where a pass costs next to nothing.
+_SEARCH_PASSES = 3.0
+_SEARCH_OPERATIONS = 2e8
+_MAX_STARTS = 12
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a fit ends, and what it may try on the way.
+
+    Parameters
+    ----------
+    max_iter : int
+        Largest number of passes over the rows.
+    stop : StopRule
+    accelerate : bool
+        Whether SQUAREM leaps are tried.
+    monotone : bool
+        Whether the M-step is an exact maximiser.
+    keep_on_interrupt : bool
+        Whether an interrupt keeps the best model so far.
+    """
+
+    max_iter: int
+    stop: StopRule
+    accelerate: bool = False
+    monotone: bool = True
+    keep_on_interrupt: bool = False
+
+
+def prepare(
+    source: Source,
+    family: Family[Any, Any],
+    limits: Range,
+    *,
+    frame: Frame | None = None,
+    fixed_weights: bool = False,
+) -> tuple[Problem, Scan]:
+    """Return the problem in working coordinates, and what the scan of the rows told.
+
+    Parameters
+    ----------
+    limits : Range
+        Finite; from :func:`~mixcoder.fitting.scan.scan_range`.
+    frame : Frame, optional
+        Working coordinates of an earlier fit, to go on in.
+    fixed_weights : bool
+        Whether the weights of the components stay as they start.
+    """
+    seen = scan(source, limits)
+    family = family.in_domain(seen.lowest, seen.highest)
+    if frame is None:
+        frame = family.frame(seen.mean, seen.std).rounded(source.dtype)
+    problem = Problem(
+        source=source,
+        family=family.in_frame(frame),
+        frame=frame,
+        magnitude=seen.magnitude_in(frame),
+        variances=seen.variances_in(frame),
+        total_weight=seen.weight,
+        fixed_weights=fixed_weights,
+    )
+    return problem.with_pooled(), seen
+
+
+def n_search_starts(problem: Problem, n_components: int, sample_rows: int) -> int:
+    """Return how many starts the search can afford."""
+    width = problem.width
+    step = 4.0 * sample_rows * n_components * width
+    allowed = max(
+        _SEARCH_OPERATIONS, _SEARCH_PASSES * 4.0 * problem.source.n_rows * n_components * width
+    )
+    return max(1, min(_MAX_STARTS, int(allowed / (20 * step))))
+
+
+def found_start(
+    problem: Problem, n_components: int, encoder: Encoder, generator: torch.Generator
+) -> Start:
+    """Return the best of several short fits on some of the rows."""
+    sample = draw_sample(problem, n_components, problem.family.geometry, generator)
+    n_starts = n_search_starts(problem, n_components, len(sample.rows))
+    if n_components == 1:
+        n_starts = 1
+    return search(
+        problem, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator
+    )
+
+
+def start_from_code(problem: Problem, code: Code, n_components: int) -> Start:
+    """Return the first M-step of a code of every row."""
+
+    def code_of(block: Block) -> Code:
+        if isinstance(code, HardCode):
+            return HardCode(code.index[block.start : block.stop], n_components)
+        return code[block.start : block.stop].to(torch.float64, copy=True)
+
+    return problem.maximize_code(code_of, n_components)
+
+
+def start_at_random(problem: Problem, n_components: int, generator: torch.Generator) -> Start:
+    """Return the first M-step of random responsibilities."""
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+
+    def code_of(block: Block) -> Code:
+        own = torch.Generator().manual_seed(seed + block.start)
+        code = torch.rand(block.x.shape[0], n_components, generator=own, dtype=torch.float64)
+        return (code / code.sum(1, keepdim=True)).to(block.x.device)
+
+    return problem.maximize_code(code_of, n_components)
+
+
+def start_around(problem: Problem, means: Tensor, encoder: Encoder) -> Start:
+    """Return the M-step after one E-step with given means and the overall shape for every component.
+
+    Parameters
+    ----------
+    means : Tensor, shape (k, d)
+        In working coordinates.
+    """
+    k = means.shape[0]
+    whole, _ = problem.maximize_code(lambda block: block.x.new_ones(len(block.x), 1).double(), 1)
+    everyone = torch.zeros(k, dtype=torch.int64, device=means.device)
+    params = replace(whole.take(everyone), means=means)  # type: ignore[call-arg]
+    equal = means.new_full((k,), -math.log(k))
+    totals = problem.totals(params, equal, encoder)
+    return problem.maximize(totals.statistics, equal)
+
+
+def fit(
+    problem: Problem,
+    encoder: Encoder,
+    starts: Callable[[int], Start],
+    n_init: int,
+    budget: Budget,
+    on_step: Callable[[int, Step], bool] | None = None,
+) -> FitResult:
+    """Return the best of ``n_init`` fits, each from its own start.
+
+    A fit that is interrupted after others have ended returns the best of those where the budget asks to
+    keep what there is.
+    """
+    best: FitResult | None = None
+    for attempt in range(n_init):
+        try:
+            params, log_weights = starts(attempt)
+            result = alternate(
+                problem,
+                params,
+                log_weights,
+                encoder,
+                max_iter=budget.max_iter,
+                stop=budget.stop,
+                accelerate=budget.accelerate,
+                monotone=budget.monotone,
+                on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
+                keep_on_interrupt=budget.keep_on_interrupt,
+            )
+        except KeyboardInterrupt:
+            if not budget.keep_on_interrupt or best is None:
+                raise
+            return replace(best, reason="the fit was interrupted; the best start so far is kept")
+        if best is None or result.bound > best.bound or math.isnan(best.bound):
+            best = result
+    assert best is not None
+    return best
+
+
+def describe(model: MixtureAutoencoder, variances: Tensor) -> list[int]:
+    """Return the components that stand on the floor of their family."""
+    collapsed = model.family.collapsed(model.params, variances)
+    if collapsed is None:
+        return []
+    used = torch.isfinite(model.log_weights)
+    return torch.nonzero(collapsed & used)[:, 0].tolist()

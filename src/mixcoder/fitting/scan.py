@@ -1,0 +1,124 @@
+"""Before a fit: where the rows lie, how far they spread, what is wrong with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mixcoder.ops.frame import Frame
+from mixcoder.sources import Block, Source
+
+_SCAN_ROWS = 1 << 14
+
+
+@dataclass(frozen=True)
+class Range:
+    """Smallest and largest value of each column; NaN where a column holds one, shape (d,)."""
+
+    lowest: Tensor
+    highest: Tensor
+
+    def __add__(self, other: Range) -> Range:
+        """Return the range of both sets of rows."""
+        return Range(
+            torch.minimum(self.lowest, other.lowest), torch.maximum(self.highest, other.highest)
+        )
+
+    @property
+    def finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        return bool(torch.isfinite(self.lowest).all() and torch.isfinite(self.highest).all())
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Weight, mean and summed squared deviations of some rows."""
+
+    weight: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __add__(self, other: _Spread) -> _Spread:
+        # Chan, Golub & LeVeque (1983): nothing cancels.
+        weight = self.weight + other.weight
+        share = other.weight / weight.clamp_min(torch.finfo(torch.float64).tiny)
+        gap = other.mean - self.mean
+        squares = self.squares + other.squares + gap.square() * (self.weight * share)
+        return _Spread(weight, self.mean + gap * share, squares)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one look at the rows tells.
+
+    Parameters
+    ----------
+    weight : float
+        Sum of the row weights.
+    mean, std : Tensor, shape (d,)
+        Exact for a constant column: its value, and zero.
+    lowest, highest : Tensor, shape (d,)
+    """
+
+    weight: float
+    mean: Tensor
+    std: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    @property
+    def constant(self) -> Tensor:
+        """Which columns hold one value only, shape (d,) bool."""
+        return self.lowest == self.highest
+
+    def variances_in(self, frame: Frame) -> Tensor:
+        """Return the variance of each feature in working coordinates, shape (d,)."""
+        return (self.std * frame.scale).square()
+
+    def magnitude_in(self, frame: Frame) -> Tensor:
+        """Return the root mean square of each feature in working coordinates, shape (d,)."""
+        mean = (self.mean - frame.shift) * frame.scale
+        return torch.sqrt(self.variances_in(frame) + mean.square())
+
+
+def scan_range(source: Source) -> Range:
+    """Return the range of every column."""
+    return source.map_reduce(_range_of, _SCAN_ROWS)
+
+
+def scan(source: Source, limits: Range) -> Scan:
+    """Return mean and spread of rows whose range is known, at any offset and any scale."""
+    lowest, highest = limits.lowest.double(), limits.highest.double()
+    # In the units of its own range no column can overflow when it is squared.
+    reach = torch.maximum(highest.abs(), lowest.abs())
+    centre = 0.5 * lowest + 0.5 * highest
+    half_width = torch.where(lowest == highest, reach, 0.5 * highest - 0.5 * lowest)
+    units = Frame.around(centre, half_width, common_scale=False)
+
+    def spread_of(block: Block) -> _Spread:
+        x = units.apply(block.x.to(torch.float64))
+        if block.weights is None:
+            mean = x.mean(0)
+            return _Spread(x.new_tensor(float(x.shape[0])), mean, (x - mean).square_().sum(0))
+        w = block.weights.to(torch.float64)
+        weight = w.sum()
+        mean = (w @ x) / weight.clamp_min(torch.finfo(torch.float64).tiny)
+        return _Spread(weight, mean, w @ (x - mean).square_())
+
+    spread = source.map_reduce(spread_of, _SCAN_ROWS)
+    constant = lowest == highest
+    std = (spread.squares / spread.weight.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+    return Scan(
+        float(spread.weight),
+        torch.where(constant, lowest, units.undo(spread.mean)),
+        torch.where(constant, torch.zeros_like(std), std / units.scale),
+        lowest,
+        highest,
+    )
+
+
+def _range_of(block: Block) -> Range:
+    lowest, highest = torch.aminmax(block.x, dim=0)
+    return Range(lowest, highest)

@@ -1,0 +1,80 @@
+"""Points of the simplex from log-weights: softargmax, its normaliser, entropy."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# exp of less than this is subnormal in the products that follow (e^-60 * 1e-10 in float32): such
+# responsibilities become exact zeros, because subnormals make a matrix product an order of magnitude
+# slower and mean nothing.
+_LOG_TINY = {torch.float32: -60.0, torch.float64: -600.0}
+
+
+def softargmax_(log_joint: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
+    r"""Overwrite log-weights by their softargmax and return it with the scaled normaliser.
+
+    .. math::
+        u_{nk} = \frac{\exp(\beta h_{nk})}{\sum_j \exp(\beta h_{nj})}, \qquad
+        F_n = \tfrac1\beta \log \sum_k \exp(\beta h_{nk})
+
+    Parameters
+    ----------
+    log_joint : Tensor, shape (n, k)
+        h, in nats; overwritten by u.
+    beta : float
+        Inverse temperature, positive and finite.
+
+    Returns
+    -------
+    code : Tensor, shape (n, k)
+        u, the same memory as ``log_joint``.
+    free_energy : Tensor, shape (n,)
+        F, the maximum over the simplex of sum_k u_k h_k + H(u)/beta.
+
+    Examples
+    --------
+    >>> code, bound = softargmax_(torch.log(torch.tensor([[0.2, 0.6]])))
+    >>> code
+    tensor([[0.2500, 0.7500]])
+    >>> bound.exp()
+    tensor([0.8000])
+    """
+    if log_joint.shape[1] == 1:
+        free_energy = log_joint[:, 0].clone()
+        return log_joint.fill_(1.0), free_energy
+    largest = log_joint.amax(dim=1, keepdim=True)
+    # A row that no component can explain (all -inf) must give -inf, not NaN.
+    largest.nan_to_num_(neginf=0.0, nan=math.nan)
+    log_joint.sub_(largest)
+    if beta != 1.0:
+        log_joint.mul_(beta)
+    torch.nn.functional.threshold_(log_joint, _LOG_TINY.get(log_joint.dtype, -60.0), -math.inf)
+    code = log_joint.exp_()
+    total = code.sum(dim=1, keepdim=True)
+    free_energy = total.log().div_(beta).add_(largest)[:, 0]
+    # An unexplained row is shared out evenly: it weighs on nothing more than on anything else.
+    unexplained = total == 0
+    if bool(unexplained.any()):
+        code.add_(unexplained)
+        total = code.sum(dim=1, keepdim=True)
+    return code.div_(total), free_energy
+
+
+def entropy(code: Tensor) -> Tensor:
+    r"""Return :math:`H(u_n) = -\sum_k u_{nk} \log u_{nk}` in nats, shape (n,).
+
+    Examples
+    --------
+    >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+    tensor([0.6931, 0.0000])
+    """
+    return torch.special.entr(code).sum(dim=1)
+
+
+def log_simplex(weights: Tensor) -> Tensor:
+    """Return the logarithm of non-negative weights scaled to sum to one; a zero weight gives -inf."""
+    log_weights = (weights / weights.sum()).log()
+    return log_weights - torch.logsumexp(log_weights, 0)

@@ -1,0 +1,46 @@
+"""Reusable block buffers. A fresh allocation per block costs more in page faults than the arithmetic."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor
+
+
+class Workspace:
+    """Named scratch tensors, one set per thread, kept as long as the workspace lives.
+
+    The contents are undefined at every call: a buffer is where a block's result is put, never state.
+    """
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def take(
+        self,
+        name: str,
+        rows: int,
+        columns: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        column_major: bool = False,
+    ) -> Tensor:
+        """Return an uninitialised (rows, columns) tensor.
+
+        ``column_major`` stores whole columns one after another: with few columns, sums along a row are
+        then sums of long vectors, which the processor does 16 numbers at a time.
+        """
+        buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = self._local.__dict__
+        key = (name, dtype, device)
+        size = rows * columns
+        buffer = buffers.get(key)
+        if buffer is None or buffer.numel() < size:
+            buffer = torch.empty(size, dtype=dtype, device=device)
+            buffers[key] = buffer
+        flat = buffer[:size]
+        return flat.view(columns, rows).T if column_major else flat.view(rows, columns)
+
+    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
+        return Workspace, ()
