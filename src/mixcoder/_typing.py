@@ -32,8 +32,9 @@ class HardCode:
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """Return the same code as one-hot rows, shape (n, k)."""
-        code = torch.zeros(len(self), self.n_components, dtype=dtype, device=self.index.device)
-        return code.scatter_(1, self.index[:, None], 1.0)
+        shape = (*self.index.shape, self.n_components)
+        code = torch.zeros(shape, dtype=dtype, device=self.index.device)
+        return code.scatter_(-1, self.index[..., None], 1.0)
 
 
 Code: TypeAlias = Tensor | HardCode

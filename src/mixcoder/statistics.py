@@ -69,9 +69,9 @@ class Moments(Statistics):
         Sum of responsibilities, the effective number of rows of each component.
     sums : Tensor, shape (k, f)
         Sum of responsibility times T(x).
-    pooled : Tensor, shape (p,), optional
-        Sum over rows of the terms that no code weighs (what tied components share); ``None`` where
-        there are none.
+    pooled : Tensor, shape (g, p), optional
+        Sum over rows of the terms that no code weighs (what tied components share), once a group of
+        components; ``None`` where there are none.
     """
 
     counts: Tensor

@@ -72,7 +72,9 @@ def test_fit_saves_the_model_that_python_fits(ask, data, clouds, kind):
 def test_fit_is_reproducible(mixcoder, data):
     mixcoder("fit rows.csv -k 4 -o a.mixcoder")
     mixcoder("fit rows.csv -k 4 -o b.mixcoder")
-    assert (data.parent / "a.mixcoder").read_bytes() == (data.parent / "b.mixcoder").read_bytes()
+    a, b = library.load("a.mixcoder"), library.load("b.mixcoder")
+    np.testing.assert_array_equal(a.means_, b.means_)
+    np.testing.assert_array_equal(a.covariances_, b.covariances_)
 
 
 def test_fit_prints_a_summary_for_people(mixcoder, data):
@@ -279,9 +281,9 @@ def test_blocks_change_nothing(ask, mixcoder, model, monkeypatch):
     mixcoder("encode model.mixcoder rows.csv -o parts_codes.npy")
     np.testing.assert_allclose(np.load("parts.npy"), np.load("whole.npy"), rtol=1e-12)
     np.testing.assert_array_equal(np.load("parts_codes.npy"), np.load("whole_codes.npy"))
-    assert {k: v for k, v in parts.items() if k != "out"} == pytest.approx(
-        {k: v for k, v in whole.items() if k != "out"}, rel=1e-12
-    )
+    for name in ("rate_bits", "distortion", "worst_score"):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-12)
+    assert parts["worst_row"] == whole["worst_row"]
 
 
 def test_samples_come_from_the_model(ask, mixcoder, gaussian):
@@ -458,7 +460,7 @@ def test_demo_measures_the_mixture_against_the_others_on_real_images(ask, mixcod
         assert method["flat_bits"] <= record["bits"]
         # An entropy coder that has seen the frequencies beats the flat code, also on images held out.
         assert method["entropy_bits"] < method["flat_bits"]
-        assert method["distortion_fit"] < method["distortion"] < record["distortion_of_mean"]
+        assert method["distortion"] < record["distortion_of_mean"]
     # The same objective, the same data, the best of several starts each: within a few per cent of one another.
     assert methods["k-means"]["distortion"] == pytest.approx(
         methods["k-means of scikit-learn"]["distortion"], rel=0.05
@@ -476,7 +478,6 @@ def test_demo_measures_the_mixture_against_the_others_on_real_images(ask, mixcod
 
 def test_demo_never_overwrites(mixcoder, ask, here, monkeypatch):
     monkeypatch.setattr(demo_module, "BITS", 2)
-    monkeypatch.setattr(demo_module, "STARTS", 1)
     assert "picture.png" in mixcoder("demo").stdout
     first = {path: path.read_bytes() for path in (here / "mixcoder-demo").iterdir()}
     assert {path.name for path in first} == {"model.mixcoder", "picture.png"}
@@ -484,9 +485,10 @@ def test_demo_never_overwrites(mixcoder, ask, here, monkeypatch):
     assert {path: path.read_bytes() for path in first} == first
     assert "--force" in mixcoder("demo -o mixcoder-demo", code=2).stderr
     assert ask("demo --seed 1 --force")["directory"] == "mixcoder-demo"
-    assert (here / "mixcoder-demo" / "model.mixcoder").read_bytes() == (
-        here / "mixcoder-demo-2" / "model.mixcoder"
-    ).read_bytes()
+    np.testing.assert_array_equal(
+        library.load("mixcoder-demo/model.mixcoder").means_,
+        library.load("mixcoder-demo-2/model.mixcoder").means_,
+    )
     assert sorted(os.listdir()) == ["mixcoder-demo", "mixcoder-demo-2"]
     assert "cannot be made" in mixcoder("demo -o no/where", code=2).stderr
 
@@ -502,7 +504,6 @@ def idx(array):
 
 def test_demo_on_fashion_mnist_files(ask, mixcoder, here, monkeypatch):
     monkeypatch.setattr(demo_module, "BITS", 2)
-    monkeypatch.setattr(demo_module, "STARTS", 1)
     rng = np.random.default_rng(0)
     folder = here / "fashion"
     folder.mkdir()
@@ -670,54 +671,52 @@ def test_each_kind_of_error_has_its_code(mixcoder, data, monkeypatch, error, cod
 def test_signals_end_the_program_with_their_code(here, signal, code):
     import signal as signals
 
-    child = subprocess.Popen(
-        [sys.executable, "-m", "mixcoder", "check", "-"],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    # More than a pipe holds: once it is written, the program is reading, and its handlers are in place.
-    child.stdin.write("a,b\n" + "1,2\n" * 100_000)
-    child.stdin.flush()
-    child.send_signal(getattr(signals, signal))
-    _, shown = child.communicate(timeout=60)
-    assert child.returncode == code
+    words = [sys.executable, "-m", "mixcoder", "check", "-"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        # More than a pipe holds: once it is written, the program is reading, and its handlers are in place.
+        child.stdin.write("a,b\n" + "1,2\n" * 100_000)
+        child.stdin.flush()
+        child.send_signal(getattr(signals, signal))
+        _, shown = child.communicate(timeout=60)
+        assert child.returncode == code
     assert "Traceback" not in shown
 
 
 def test_a_reader_that_goes_away_ends_the_program_quietly(gaussian):
-    child = subprocess.Popen(
-        [sys.executable, "-m", "mixcoder", "sample", "model.mixcoder", "-n", "50000", "-o", "-"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert child.stdout.readline() == b"height,width\n"
-    child.stdout.close()
-    assert child.stderr.read() == b""
-    assert child.wait(timeout=60) == 141
+    words = [sys.executable, "-m", "mixcoder", "sample", "model.mixcoder", "-n", "50000", "-o", "-"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"height,width\n"
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait(timeout=60) == 141
 
 
 @pytest.mark.parametrize(
-    ("options", "environment", "moves"), [([], {"NO_COLOR": "1"}, True), (["--quiet"], {}, False)]
+    ("words", "environment", "shows"),
+    [
+        ("score model.mixcoder rows.csv", {"NO_COLOR": "1"}, b"scoring"),
+        ("fit rows.csv -k 3 --force", {"NO_COLOR": "1"}, b"fitting 3 components to 180 rows"),
+        ("score model.mixcoder rows.csv --quiet", {}, b""),
+    ],
 )
-def test_progress_is_for_terminals(gaussian, options, environment, moves):
+def test_progress_is_for_terminals(gaussian, words, environment, shows):
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-m", "mixcoder", "score", "model.mixcoder", "rows.csv", "--json", *options]
     ran = subprocess.run(
-        words,
+        [sys.executable, "-m", "mixcoder", *words.split(), "--json"],
         stdout=subprocess.PIPE,
         stderr=theirs,
         check=True,
-        env={**os.environ, "TERM": "xterm", **environment},
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", **environment},
     )
     os.close(theirs)
-    shown = b""
+    seen = b""
     try:
         while chunk := os.read(ours, 65536):
-            shown += chunk
+            seen += chunk
     except OSError:  # the other end is closed
         pass
     os.close(ours)
     json.loads(ran.stdout)
-    assert (b"scoring" in shown) == moves
-    assert not re.search(rb"\x1b\[[0-9;]*3[0-7]m", shown)  # no colours
+    assert shows in seen
+    assert shows or not seen
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-7]m", seen)  # no colours

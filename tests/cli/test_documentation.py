@@ -24,7 +24,9 @@ LAX = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 def examples():
     """The (command, output shown) pairs of the page, in order."""
-    for block in re.findall(r"^```console\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    for block in re.findall(
+        r"^```console\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    ):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             # A command goes on after a backslash, and while a quotation is open.
             lines = part.splitlines()
@@ -80,8 +82,12 @@ def test_every_command_has_an_example_and_a_section(outputs):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_documented(name):
-    section = re.search(rf"^## `{name}`(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    shared = re.search(r"^## Common options(.*?)^## ", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    section = re.search(
+        rf"^## `{name}`(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    shared = re.search(
+        r"^## Common options(.*?)^## ", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     assert section is not None
     assert shared is not None
     command = main.get_command(None, name)
@@ -99,7 +105,7 @@ def test_every_key_of_the_json_objects_is_documented(outputs):
             continue
         record = json.loads(printed[printed.index("{") :].rpartition("}")[0] + "}")
         schema = record["schema"]
-        section = re.search(rf"^`{re.escape(schema)}`:(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+        section = re.search(rf"^`{re.escape(schema)}`:(.*?)(\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
         assert section, f"{schema} has no paragraph"
         keys = set(record) - {"schema"}
         named = set(re.findall(r"`(\w+)`", section[1]))

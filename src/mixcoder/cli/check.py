@@ -18,7 +18,7 @@ OFFSET_FLOAT64 = 1e12
 LARGEST_FLOAT32 = 1e18
 
 
-@click.command("check")
+@click.command("check", short_help="Would a fit accept these rows?")
 @click.argument("data", metavar="DATA")
 @click.option(
     "-k",

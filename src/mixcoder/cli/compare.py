@@ -112,7 +112,7 @@ def quantised_pca(fit: np.ndarray, bits: int) -> QuantisedPCA:
     from sklearn.decomposition import PCA
 
     limit = min(bits, *fit.shape)
-    pca = PCA(n_components=limit, random_state=0).fit(np.asarray(fit, dtype=np.float64))
+    pca: Any = PCA(n_components=limit, random_state=0).fit(np.asarray(fit, dtype=np.float64))
     z = pca.transform(np.asarray(fit, dtype=np.float64))
     tried: list[tuple[float, QuantisedPCA]] = []
     for q, b in _splits(bits, limit):

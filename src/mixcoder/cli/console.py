@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import click
 
-__all__ = ["align", "count", "emit", "note", "number", "progress", "shows_progress", "warnings_as_lines"]
+__all__ = ["align", "count", "emit", "note", "number", "progress", "warnings_as_lines"]
 
 
 def emit(schema: str, record: Mapping[str, Any], text: Iterable[str], *, as_json: bool) -> None:
@@ -79,18 +79,13 @@ def align(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[s
     ]
 
 
-def shows_progress(*, quiet: bool) -> bool:
-    """Whether anybody would see a bar."""
-    return not quiet and sys.stderr.isatty()
-
-
 @contextmanager
 def progress(task: str, total: int | None = None, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """A bar on stderr while the block runs; yields ``advance(n)``. Silent unless stderr is a terminal.
 
-    Without a ``total`` it counts iterations and the time. NO_COLOR and TERM=dumb are respected (by rich).
+    Without a ``total`` it shows that work goes on, and for how long. NO_COLOR and TERM=dumb are respected (by rich).
     """
-    if not shows_progress(quiet=quiet):
+    if quiet or not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console
@@ -104,7 +99,8 @@ def progress(task: str, total: int | None = None, *, quiet: bool = False) -> Ite
     )
 
     columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30)]
-    columns.append(TextColumn("{task.completed} iterations") if total is None else MofNCompleteColumn())
+    if total is not None:
+        columns.append(MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         handle = bar.add_task(task, total=total)
         yield lambda done: bar.advance(handle, done)

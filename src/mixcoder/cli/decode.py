@@ -20,7 +20,7 @@ from mixcoder.errors import DataError
 __all__ = ["command"]
 
 
-@click.command("decode")
+@click.command("decode", short_help="Codes to rows.")
 @click.argument("model", metavar="MODEL")
 @click.argument("codes", metavar="CODES")
 @out_option(True, "Where the rows go")

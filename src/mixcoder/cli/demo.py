@@ -19,11 +19,10 @@ DIRECTORY = "mixcoder-demo"
 MODEL, PICTURE = "model.mixcoder", "picture.png"
 
 BITS = 6  # a code of 6 bits names one of 64 prototypes
-STARTS = 3  # of every method that starts at random
 SHOWN = 16  # test images in the picture
 
 
-@click.command("demo")
+@click.command("demo", short_help="All of it, on real images.")
 @click.option(
     "--data",
     type=click.Choice(["digits", "fashion-mnist"]),
@@ -87,12 +86,14 @@ def _run(
     pictures: Any, seed: int, model_path: Path, picture_path: Path, *, force: bool, quiet: bool
 ) -> dict[str, Any]:
     import numpy as np
+    import sklearn.cluster
 
     import mixcoder
     from mixcoder.cli import compare
 
     fit, test = pictures.fit, pictures.test
     k = min(2**BITS, len(fit))
+    their_k_means: Any = sklearn.cluster.KMeans  # whose annotations say that n_init is a str
 
     def prototypes(name: str, model: Any, rows: Callable[[Any], Any]) -> compare.Result:
         centres = np.asarray(rows(model), dtype=np.float64)
@@ -107,24 +108,19 @@ def _run(
             test,
         )
 
-    def k_means_of_sklearn() -> Any:
-        from sklearn.cluster import KMeans
-
-        return KMeans(k, n_init=STARTS, random_state=seed).fit(fit)
-
     with warnings.catch_warnings(), progress("fitting", 4, quiet=quiet) as advance:
         # Pixels at the edge are blank in every image. That is true, and of no use to who wants to see a demo.
         warnings.simplefilter("ignore", DegenerateFeatureWarning)
         mixture = mixcoder.GaussianMixture(
-            k, covariance_type="tied_spherical", n_init=STARTS, random_state=seed
+            k, covariance_type="tied_spherical", n_init=pictures.starts, random_state=seed
         )
         mixture.fit(fit)
         results = [prototypes("mixture", mixture, lambda m: m.means_)]
         advance(1)
-        k_means = mixcoder.KMeans(k, n_init=STARTS, random_state=seed).fit(fit)
+        k_means = mixcoder.KMeans(k, n_init=pictures.starts, random_state=seed).fit(fit)
         results.append(prototypes("k-means", k_means, lambda m: m.cluster_centers_))
         advance(1)
-        theirs = k_means_of_sklearn()
+        theirs = their_k_means(k, n_init=pictures.starts, random_state=seed).fit(fit)
         results.append(prototypes("k-means of scikit-learn", theirs, lambda m: m.cluster_centers_))
         advance(1)
         pca = compare.quantised_pca(fit, BITS)
@@ -151,7 +147,7 @@ def _run(
         "width": pictures.width,
         "components": k,
         "bits": BITS,
-        "starts": STARTS,
+        "starts": pictures.starts,
         "distortion_of_mean": nothing,
         "methods": [
             {
@@ -184,7 +180,7 @@ def _draw(path: Path, pictures: Any, mixture: Any, results: list[Any]) -> None:
     rows += [
         (
             result.name,
-            f"{result.code}: error {number(result.distortion, 3)}",
+            f"{result.code}: error {number(result.distortion, 4)}",
             np.asarray(result.reconstruct(originals)).reshape(shape),
         )
         for result in results
@@ -199,7 +195,7 @@ def _draw(path: Path, pictures: Any, mixture: Any, results: list[Any]) -> None:
         prototypes_title=f"What each of the {len(means)} components generates",
         rows=rows,
         rows_title=f"Images held out, and what is left of them after a code of {BITS} bits",
-        white=pictures.white,
+        ink=pictures.ink,
     )
 
 
@@ -218,6 +214,7 @@ def _text(record: dict[str, Any]) -> list[str]:
         for method in record["methods"]
     ]
     table.append(("mean image", "nothing", "0", "0.00", f"{record['distortion_of_mean']:.4g}", "100.0 %"))
+    starts = f"Best of {record['starts']} starts each" if record["starts"] > 1 else "One start each"
     to_fit = f"{count(record['images_fit'], 'image')} of {pixels} to fit"
     return [
         f"{record['data']}: {to_fit}, {number(record['images_test'])} held out",
@@ -226,7 +223,7 @@ def _text(record: dict[str, Any]) -> list[str]:
         "",
         "Per image held out. bits: log2 of the number of codes; entropy bits: after an entropy coder that knows the",
         "frequencies of the codes; squared error: summed over the pixels. PCA: the split of the bits that is best on",
-        f"the training images. Best of {record['starts']} starts each; prototypes and axes are not counted.",
+        f"the training images. {starts}; prototypes and axes are not counted.",
         "",
         *align(
             [

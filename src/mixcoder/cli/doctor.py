@@ -28,7 +28,7 @@ REQUIRED = (
 EXTRAS = {"io": ("pyarrow",)}
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Versions, threads, devices, a trial.")
 @json_option
 @debug_option
 @click.pass_context
@@ -84,7 +84,7 @@ def _text(record: dict[str, Any]) -> list[str]:
     rows += [
         (
             pool["user_api"],
-            f"{pool['internal_api']} {pool['version'] or ''}".strip() + f", {pool['num_threads']} threads",
+            f"{pool['prefix']} {pool['version'] or ''}".strip() + f", {pool['num_threads']} threads",
         )
         for pool in record["thread_pools"]
     ]
@@ -138,11 +138,17 @@ def _thread_pools() -> list[dict[str, Any]]:
         "torch",
     ):  # a pool is seen once its library is loaded
         importlib.import_module(name)
-    wanted = ("user_api", "internal_api", "version", "num_threads", "threading_layer", "architecture")
-    pools = [{name: info.get(name) for name in wanted} for info in threadpoolctl.threadpool_info()]
-    return sorted(
-        pools, key=lambda pool: (str(pool["user_api"]), str(pool["internal_api"]), str(pool["version"]))
+    wanted = (
+        "user_api",
+        "internal_api",
+        "prefix",
+        "version",
+        "num_threads",
+        "threading_layer",
+        "architecture",
     )
+    pools = [{name: info.get(name) for name in wanted} for info in threadpoolctl.threadpool_info()]
+    return sorted(pools, key=lambda pool: [str(pool[name]) for name in wanted])
 
 
 def _torch() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mixcoder.cli.options import (
 __all__ = ["command"]
 
 
-@click.command("encode")
+@click.command("encode", short_help="Rows to codes.")
 @click.argument("model", metavar="MODEL")
 @click.argument("data", metavar="DATA")
 @out_option(True, "Where the codes go, one line per row")
@@ -63,7 +63,7 @@ def command(
             codes.append(np.asarray(encode(block)))
             bits += fitted.rate(block) * len(block) if soft else models.hard_bits(fitted, block, codes[-1])
             advance(len(block))
-    code = np.concatenate(codes)
+    code = np.concatenate(codes) if soft else np.concatenate(codes).astype(np.int64)
     names = [f"component_{j}" for j in range(k)] if soft else ["component"]
     if target is None:
         tables.write_table("-", code, names)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mixcoder.cli import outputs
-from mixcoder.cli.console import align, count, emit, number, progress, shows_progress
+from mixcoder.cli.console import align, count, emit, number, progress
 from mixcoder.cli.options import (
     debug_option,
     force_option,
@@ -21,7 +21,7 @@ __all__ = ["command"]
 COVARIANCES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical")
 
 
-@click.command("fit")
+@click.command("fit", short_help="Rows to a model file.")
 @click.argument("data", metavar="DATA")
 @click.option("-k", "--components", type=click.IntRange(min=1), required=True, help="How many components.")
 @click.option(
@@ -90,9 +90,7 @@ def command(
 
     start = time.perf_counter()
     task = f"fitting {count(components, 'component')} to {count(len(table.values), 'row')}"
-    with progress(task, quiet=quiet) as advance, models.about(table.path):
-        if shows_progress(quiet=quiet):
-            models.watch(estimator, advance)
+    with progress(task, quiet=quiet), models.about(table.path):
         estimator.fit(table.values, sample_weight=sample_weight)
     seconds = time.perf_counter() - start
     if table.named:

@@ -17,17 +17,21 @@ FASHION_DIRECTORY = "/usr/share/datasets/fashion-mnist"
 FASHION_PACKAGE = "dataset-fashion-mnist"
 
 # Enough to show the method, few enough to fit while one watches.
-FASHION_FIT, FASHION_TEST = 10_000, 2_000
+FASHION_FIT, FASHION_TEST = 5_000, 1_000
 
 
 @dataclass(frozen=True)
 class Images:
-    """Flattened grey images (n d), to fit and to test; ``labels`` say what the test images show; 0 is background."""
+    """Flattened grey images (n d), to fit and to test; ``labels`` say what the test images show.
+
+    Pixels are 0 where there is nothing and ``ink`` at most. ``starts`` is how often it is worth while to start a fit.
+    """
 
     name: str
     height: int
     width: int
-    white: float
+    ink: float
+    starts: int
     fit: np.ndarray
     test: np.ndarray
     labels: np.ndarray
@@ -45,11 +49,11 @@ def digits(seed: int) -> Images:
     bunch: Any = load_digits()
     order = np.random.default_rng(seed).permutation(len(bunch.data))
     test, fit = np.split(order, [len(order) // 5])
-    return Images("digits", 8, 8, 16.0, bunch.data[fit], bunch.data[test], bunch.target[test])
+    return Images("digits", 8, 8, 16.0, 3, bunch.data[fit], bunch.data[test], bunch.target[test])
 
 
 def fashion_mnist(directory: str, seed: int) -> Images:
-    """Articles of clothing, 28 x 28 pixels from 0 to 255: a sample of the training and of the test images.
+    """Articles of clothing, 28 x 28 pixels from 0 to 1: a sample of the training and of the test images.
 
     References
     ----------
@@ -74,9 +78,8 @@ def fashion_mnist(directory: str, seed: int) -> Images:
     chosen = rng.permutation(len(fit))[:FASHION_FIT]
     held_out = rng.permutation(len(test))[:FASHION_TEST]
     height, width = fit.shape[1:]
-    # float32 holds the pixels exactly, in half the memory.
-    flat = [part.reshape(len(part), -1).astype(np.float32) for part in (fit[chosen], test[held_out])]
-    return Images("fashion-mnist", height, width, 255.0, flat[0], flat[1], labels[held_out])
+    flat = [part.reshape(len(part), -1) / np.float32(255) for part in (fit[chosen], test[held_out])]
+    return Images("fashion-mnist", height, width, 1.0, 1, flat[0], flat[1], labels[held_out])
 
 
 def read_idx(path: Path) -> np.ndarray:

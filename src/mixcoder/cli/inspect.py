@@ -13,7 +13,7 @@ from mixcoder.errors import ModelFileError
 __all__ = ["command"]
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="What a model file or a table holds.")
 @click.argument("file", metavar="FILE")
 @reading_options
 @json_option
@@ -90,10 +90,14 @@ def _inspect_model(file: str, as_json: bool) -> None:
 
 
 def _flatten(metadata: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested metadata as (dotted name, short value) pairs; long lists are counted, not shown."""
+    """Nested metadata as (dotted name, short value) pairs; what is empty is left out, long lists are counted."""
     pairs: list[tuple[str, str]] = []
     for name, value in metadata.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and set(value) == {"value"}:  # how the file marks a plain parameter
+            pairs += _flatten({name: value["value"]}, prefix)
+        elif value is None or value == []:
+            continue
+        elif isinstance(value, Mapping):
             pairs += _flatten(value, f"{prefix}{name}.")
         elif isinstance(value, list) and len(value) > 8:
             pairs.append((prefix + name, f"{len(value)} values, last {json.dumps(value[-1])[:60]}"))

@@ -1,6 +1,6 @@
 """Between files and estimators: which estimator the options mean, and which columns a fitted one wants."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,6 @@ __all__ = [
     "load",
     "n_components",
     "rows_for",
-    "watch",
 ]
 
 
@@ -41,6 +40,11 @@ def build(model: str, components: int, settings: Mapping[str, Any]) -> Any:
         case "kmeans":
             estimator = mixcoder.KMeans(n_clusters=components)
         case family:
+            from mixcoder.estimators.mixture import families
+
+            if family not in families():
+                known = ", ".join(["gaussian", "kmeans", *sorted(families())])
+                raise click.UsageError(f"--model {family} is not one of {known}.")
             estimator = mixcoder.Mixture(family, n_components=components)
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:
@@ -109,30 +113,6 @@ def about(path: str) -> Iterator[None]:
         raise DataError(f"{path}: {error}") from error
 
 
-def watch(estimator: Any, advance: Callable[[int], None]) -> None:
-    """Make the estimator call ``advance(1)`` after each iteration, where its scikit-learn has callbacks (1.9)."""
-
-    class Watch:
-        """What scikit-learn asks of a callback."""
-
-        def setup(self, estimator: Any, context: Any) -> None:
-            pass
-
-        def teardown(self, estimator: Any, context: Any) -> None:
-            pass
-
-        def on_fit_task_begin(self, estimator: Any, context: Any, **about: Any) -> None:
-            pass
-
-        def on_fit_task_end(self, estimator: Any, context: Any, **about: Any) -> bool:
-            if context.task_name == "iteration":
-                advance(1)
-            return False
-
-    if hasattr(estimator, "set_callbacks"):
-        estimator.set_callbacks(Watch())
-
-
 def column_names(model: Any) -> tuple[str, ...]:
     """The columns that a model was fitted to; x0, x1, ... if they had no names."""
     names = getattr(model, "feature_names_in_", None)
@@ -180,7 +160,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def blocks(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Consecutive blocks of rows, small enough for a progress bar to move and large enough to cost nothing."""
-    step = max(256, 4_000_000 // max(1, values.shape[1]))
+    """Consecutive blocks of rows (n d) or labels (n,): small enough for a bar to move, large enough to cost nothing."""
+    step = max(256, 4_000_000 // max(1, values[0].size))
     for start in range(0, len(values), step):
         yield values[start : start + step]

@@ -21,15 +21,15 @@ def arrange(prototypes: np.ndarray) -> np.ndarray:
     return leaves_list(linkage(prototypes, "ward", optimal_ordering=True))
 
 
-def mosaic(images: np.ndarray, columns: int, white: float) -> np.ndarray:
-    """Images (n h w) side by side in rows of ``columns``, 0 as background and ``white`` as full ink; gaps are NaN."""
+def mosaic(images: np.ndarray, columns: int, ink: float) -> np.ndarray:
+    """Images (n h w) side by side in rows of ``columns``, 0 as background and ``ink`` as full ink; gaps are NaN."""
     n, h, w = images.shape
     gap = max(1, round(GAP * h))
     rows = -(-n // columns)
     canvas = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap), np.nan)
     for i, image in enumerate(images):
         top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
-        canvas[top : top + h, left : left + w] = np.clip(image / white, 0.0, 1.0)
+        canvas[top : top + h, left : left + w] = np.clip(image / ink, 0.0, 1.0)
     return canvas
 
 
@@ -56,7 +56,7 @@ def draw(
     prototypes_title: str,
     rows: Sequence[tuple[str, str, np.ndarray]],
     rows_title: str,
-    white: float,
+    ink: float,
 ) -> None:
     """Write the picture as PNG.
 
@@ -71,7 +71,7 @@ def draw(
         One line of images (m, h, w) each, below one another, with the name and the remark on their left.
     prototypes_title, rows_title : str
         Over the two parts.
-    white : float
+    ink : float
         The value of full ink.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -98,7 +98,7 @@ def draw(
         figure.text(x / width, 1 - y / height, words, **{"color": INK, "va": "baseline", **style})
 
     def panel(x: float, y: float, images: np.ndarray, columns: int, wide: float) -> None:
-        tiles = mosaic(images, columns, white)
+        tiles = mosaic(images, columns, ink)
         tall = wide * tiles.shape[0] / tiles.shape[1]
         axes = figure.add_axes((x / width, 1 - (y + tall) / height, wide / width, tall / height))
         # Cells rather than pixels of an image: their edges stay sharp at any size.

@@ -15,7 +15,7 @@ from mixcoder.cli.options import (
 __all__ = ["command"]
 
 
-@click.command("sample")
+@click.command("sample", short_help="Rows that a model generates.")
 @click.argument("model", metavar="MODEL")
 @click.option("-n", "--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="How many.")
 @out_option(True, "Where the rows go")
@@ -25,7 +25,7 @@ __all__ = ["command"]
 @force_option
 @debug_option
 def command(
-    model: str, rows: int, out: str, codes: str | None, seed: int, as_json: bool, force: bool, quiet: bool
+    model: str, rows: int, out: str, codes: str | None, seed: int, as_json: bool, force: bool
 ) -> None:
     """Draw rows from the model: a component by its weight, then a row from the component."""
     if codes == "-":

@@ -16,7 +16,7 @@ from mixcoder.cli.options import (
 __all__ = ["command"]
 
 
-@click.command("score")
+@click.command("score", short_help="How well a model explains rows.")
 @click.argument("model", metavar="MODEL")
 @click.argument("data", metavar="DATA")
 @out_option(False, "Where each row's score goes (default: print the mean only)")

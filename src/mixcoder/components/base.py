@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -20,7 +20,9 @@ from mixcoder.statistics import Statistics
 class Params:
     """Base of the parameters of a family: a frozen dataclass of float64 tensors.
 
-    The first axis of every field is the component, unless the field is named in ``shared``.
+    The first axis of every field is the component, unless the field is named in ``shared``: then it is the
+    *group*. Components of one group share these; there is one group, except while several mixtures are
+    fitted side by side as one long list of components.
     """
 
     shared: ClassVar[tuple[str, ...]] = ()
@@ -35,20 +37,17 @@ class Params:
         raise TypeError(f"{type(self).__name__} has no field with a component axis.")
 
     def take(self, index: Tensor) -> Self:
-        """Return the parameters of some components, in the order of ``index``."""
-        return self._map_components(lambda value: value[index])
-
-    def put(self, index: Tensor, other: Self) -> Self:
-        """Return the parameters with the components at ``index`` replaced by those of ``other``."""
+        """Return the parameters of some components, in the order of ``index``; groups stay whole."""
         changes: dict[str, Any] = {}
         for field in fields(self):
-            if field.name in self.shared:
-                continue
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(mine, tuple):
-                changes[field.name] = tuple(a.put(index, b) for a, b in zip(mine, theirs, strict=True))
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                changes[field.name] = tuple(part.take(index) for part in value)
+            elif field.name in self.shared:
+                groups = index // (self.n_components // value.shape[0])
+                changes[field.name] = value[torch.unique_consecutive(groups)]
             else:
-                changes[field.name] = mine.index_copy(0, index, theirs.to(mine.dtype))
+                changes[field.name] = value[index]
         return replace(self, **changes)
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
@@ -63,18 +62,6 @@ class Params:
                 changes[field.name] = value.to(device=device, dtype=floating)
         return replace(self, **changes)
 
-    def _map_components(self, function: Callable[[Tensor], Tensor]) -> Self:
-        changes: dict[str, Any] = {}
-        for field in fields(self):
-            if field.name in self.shared:
-                continue
-            value = getattr(self, field.name)
-            if isinstance(value, tuple):
-                changes[field.name] = tuple(part._map_components(function) for part in value)
-            else:
-                changes[field.name] = function(value)
-        return replace(self, **changes)
-
 
 P = TypeVar("P", bound=Params)
 S = TypeVar("S", bound=Statistics)
@@ -87,9 +74,6 @@ class Family(ABC, Generic[P, S]):
     not do, and the six verbs ``log_likelihood``, ``statistics``, ``maximize``, ``decode``, ``sample``,
     ``examples``. Every conformance check in :mod:`mixcoder.checks` then runs on it by discovery.
     """
-
-    independent: ClassVar[bool] = True
-    """Whether components share no parameter, so that several mixtures can be fitted as one long list."""
 
     geometry: ClassVar[str] = "rotation"
     """What must not change the distances that seed a fit: "affine" maps, the "units" of each column, or
@@ -196,13 +180,16 @@ class PassSetting:
     magnitude : Tensor, shape (d,)
         Root mean square of each feature in working coordinates.
     tolerance : float
-        Largest error, in nats, that the arithmetic may make on a row of typical size.
+        Largest error, in nats, that the arithmetic may make on a row of typical size; inf for any.
+    column_major : bool, optional
+        How blocks are laid out; by default as suits the number of components.
     """
 
     dtype: torch.dtype
     workspace: Workspace
     magnitude: Tensor
     tolerance: float
+    column_major: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -238,10 +225,16 @@ class Kernel(Generic[P, S]):
         del rows
         return None
 
-    def offset(self, pooled: Tensor | None) -> float:
-        """Return what ``log_joint`` leaves out, summed over all rows, given the pooled sums."""
+    def offset(self, pooled: Tensor | None) -> Tensor | None:
+        """Return what ``log_joint`` leaves out, summed over all rows, shape (g,); ``None`` for nothing.
+
+        Parameters
+        ----------
+        pooled : Tensor, shape (g, p) or (1, p), optional
+            The family's sums that no code weighs.
+        """
         del pooled
-        return 0.0
+        return None
 
 
 def _numel(value: Any) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixcoder._typing import Code
 from mixcoder.components.base import Params, decode_means
-from mixcoder.components.exponential import ExponentialFamily
+from mixcoder.components.exponential import ExponentialFamily, write_rows
 from mixcoder.ops.gaussian import safe_means
 from mixcoder.statistics import Moments
 
@@ -68,7 +68,7 @@ class Bernoulli(ExponentialFamily[BernoulliParams]):
 
     def write_features(self, x: Tensor, out: Tensor) -> None:
         """Write x."""
-        out.copy_(x)
+        write_rows(x, out)
 
     def natural(self, params: BernoulliParams) -> Tensor:
         """Return the sum of log(1 - p), and the log-odds."""

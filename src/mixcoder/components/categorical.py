@@ -70,15 +70,16 @@ class Categorical(ExponentialFamily[CategoricalParams]):
 
     def __post_init__(self) -> None:
         given = self.n_categories
-        if given is not None and not isinstance(given, int):
-            object.__setattr__(self, "n_categories", tuple(given))
-        each = (given,) if isinstance(given, int) else self.n_categories or (1,)
-        if not all(count >= 1 for count in each):
+        sizes = () if given is None else (given,) if isinstance(given, int) else tuple(given)
+        if not isinstance(given, int | None):
+            object.__setattr__(self, "n_categories", sizes)
+        if not all(size >= 1 for size in sizes):
             raise ValueError(f"n_categories must be positive, got {given!r}.")
-        if not 0 < self.min_probability * max(2, *each) < 1:
+        largest = max((2, *sizes))
+        if not 0 < self.min_probability < 1 / largest:
             raise ValueError(
                 f"min_probability must be positive and below one over the number of categories "
-                f"({max(each)}), got {self.min_probability!r}."
+                f"({largest}), got {self.min_probability!r}."
             )
 
     def in_domain(self, lowest: Tensor, highest: Tensor) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar, cast
@@ -49,14 +50,14 @@ class ExponentialFamily(Family[P, Moments]):
         return None
 
     def common(self, params: P) -> Tensor | None:
-        """Return c, shape (p,)."""
+        """Return c, shape (g, p): one a group of components that share parameters."""
         del params
         return None
 
     def common_term(self, params: P, x: Tensor) -> Tensor | None:
         """Return <c, t(x)> of each row, shape (n,); ``None`` where nothing is common."""
         terms, common = self.row_terms(x), self.common(params)
-        return None if terms is None or common is None else terms @ common.to(x.dtype)
+        return None if terms is None or common is None else terms @ common[0].to(x.dtype)
 
     # The verbs follow.
 
@@ -84,11 +85,11 @@ class ExponentialFamily(Family[P, Moments]):
         return Moments(sums[:, 0], sums[:, 1:], self.pooled(x, weights))
 
     def pooled(self, x: Tensor, weights: Tensor | None = None) -> Tensor | None:
-        """Return the sum of t over the rows in float64, shape (p,)."""
+        """Return the sum of t over the rows in float64, shape (1, p)."""
         terms = self.row_terms(x.to(torch.float64))
         if terms is None:
             return None
-        return terms.sum(0) if weights is None else weights.to(torch.float64) @ terms
+        return (terms.sum(0) if weights is None else weights.to(torch.float64) @ terms)[None]
 
     def kernel(self, params: P, log_weights: Tensor, setting: PassSetting) -> Kernel[P, Moments]:
         """Return the cheapest pass that keeps within the tolerance.
@@ -96,17 +97,29 @@ class ExponentialFamily(Family[P, Moments]):
         In order of cost: the feature products in the dtype of the rows, the same in float64, and the
         family's own ``log_likelihood`` in float64, which subtracts before it squares.
         """
-        natural = self.natural(params).to(torch.float64).clone()
+        natural = self.natural(params)
         natural[:, 0] += log_weights
-        typical = self.features(setting.magnitude[None].to(torch.float64))[0].abs()
-        terms = natural.abs().nan_to_num_(posinf=0.0) @ typical
-        largest = float(terms.max())
         d = setting.magnitude.shape[0]
+        column_major = setting.column_major
+        if column_major is None:
+            # Few components: sums along a row are short, sums down a column long (see Workspace.take).
+            column_major = natural.shape[0] <= 32 and natural.shape[1] <= 256
+        largest = 0.0
+        if setting.tolerance < math.inf:
+            typical = self.features(setting.magnitude[None])[0].abs_()
+            largest = float((natural.abs().nan_to_num_(posinf=0.0) @ typical).amax())
         for dtype in dict.fromkeys((setting.dtype, torch.float64)):
             if largest * torch.finfo(dtype).eps <= setting.tolerance:
-                common = self.common(params)
                 return FeatureKernel(
-                    self, params, log_weights, dtype, setting.workspace, natural.to(dtype), common, d
+                    self,
+                    params,
+                    log_weights,
+                    dtype,
+                    setting.workspace,
+                    natural.to(dtype),
+                    self.common(params),
+                    d,
+                    column_major,
                 )
         return Kernel(self, params, log_weights, torch.float64, setting.workspace)
 
@@ -122,18 +135,14 @@ class FeatureKernel(Kernel[P, Moments]):
     natural: Tensor
     common: Tensor | None
     n_features: int
-
-    @property
-    def _column_major(self) -> bool:
-        # Few components: sums along a row are short, sums down a column long (see Workspace.take).
-        return self.natural.shape[0] <= 32 and self.natural.shape[1] <= 256
+    column_major: bool
 
     def expand(self, x: Tensor, frame: Frame) -> Tensor:
         """Return (1, T(z)) of the block in working coordinates, shape (n, f)."""
         family = cast("ExponentialFamily[P]", self.family)
         n, d = x.shape
         out = self.workspace.take(
-            "features", n, self.natural.shape[1], self.dtype, x.device, column_major=self._column_major
+            "features", n, self.natural.shape[1], self.dtype, x.device, column_major=self.column_major
         )
         out[:, 0] = 1.0
         # Where T(x) begins with x itself, the change of units writes it in place.
@@ -145,7 +154,7 @@ class FeatureKernel(Kernel[P, Moments]):
         """Return the product of features and natural parameters, shape (n, k)."""
         shape = rows.shape[0], self.natural.shape[0]
         out = self.workspace.take(
-            "log_joint", *shape, self.dtype, rows.device, column_major=self._column_major
+            "log_joint", *shape, self.dtype, rows.device, column_major=self.column_major
         )
         return torch.mm(rows, self.natural.T, out=out)
 
@@ -162,11 +171,11 @@ class FeatureKernel(Kernel[P, Moments]):
         sums = class_sums(code, rows, weights, out=out).to(torch.float64, copy=True)
         return Moments(sums[:, 0], sums[:, 1:])
 
-    def offset(self, pooled: Tensor | None) -> float:
-        """Return the row terms summed over all rows."""
+    def offset(self, pooled: Tensor | None) -> Tensor | None:
+        """Return the row terms summed over all rows, one sum a group."""
         if pooled is None or self.common is None:
-            return 0.0
-        return float(self.common @ pooled)
+            return None
+        return (self.common * pooled).sum(1)
 
 
 def write_rows(x: Tensor, out: Tensor) -> None:

@@ -96,10 +96,11 @@ class GaussianFull(Gaussian[GaussianFullParams]):
         means = safe_means(counts, first)
         variances = total_variances(counts, first, second.diagonal(dim1=1, dim2=2).sum(0))
         covariances = second / counts.clamp_min(EMPTY)[:, None, None] - means[:, :, None] * means[:, None, :]
-        empty = counts <= EMPTY
-        if bool(empty.any()):
-            covariances = torch.where(empty[:, None, None], torch.diag(variances), covariances)
-        covariances.diagonal(dim1=1, dim2=2).add_(self.added(means))
+        if float(counts.amin()) <= EMPTY:
+            empty = (counts <= EMPTY)[:, None, None]
+            covariances = torch.where(empty, torch.diag(variances), covariances)
+        if self.added_variance != 0.0:
+            covariances.diagonal(dim1=1, dim2=2).add_(self.added(means))
         floor = variance_floor(variances, self.min_variance)
         return GaussianFullParams(means, *floor_covariances(covariances, floor))
 

@@ -13,10 +13,10 @@ from mixcoder.components.exponential import write_rows
 from mixcoder.components.gaussian import Gaussian, GaussianParams, standard_normal, three_means
 from mixcoder.ops.gaussian import (
     LOG_2PI,
+    by_group,
     floor_covariances,
     log_det_whitener,
     pack,
-    pooled_covariance,
     quadratic_form,
     safe_means,
     stands_on_floor,
@@ -34,8 +34,9 @@ class GaussianTiedParams(GaussianParams):
     Parameters
     ----------
     means : Tensor, shape (k, d)
-    covariance : Tensor, shape (d, d)
-    whitener : Tensor, shape (d, d)
+    covariance : Tensor, shape (g, d, d)
+        One a group.
+    whitener : Tensor, shape (g, d, d)
         Lower triangular W with W' W the precision.
     """
 
@@ -46,7 +47,7 @@ class GaussianTiedParams(GaussianParams):
     @classmethod
     def build(cls, means: Tensor, covariance: Tensor) -> Self:
         """Return the parameters of given means and one positive definite covariance."""
-        return cls(means, covariance, whitening_factors(covariance[None])[0][0])
+        return cls(means, covariance[None], whitening_factors(covariance[None])[0])
 
 
 @final
@@ -61,7 +62,6 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
     only X'X, once a fit. An iteration costs as much as one of k-means.
     """
 
-    independent: ClassVar[bool] = False
     geometry: ClassVar[str] = "affine"
 
     def width(self, n_features: int) -> int:
@@ -74,26 +74,27 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
 
     def natural(self, params: GaussianTiedParams) -> Tensor:
         """Return the bias and P mu_k."""
-        linear = params.means @ (params.whitener.T @ params.whitener)
-        bias = _log_constant(params) - 0.5 * (linear * params.means).sum(1)
-        return torch.cat([bias[:, None], linear], 1)
+        means = by_group(params.means, params.whitener)  # (g, k/g, d)
+        linear = means @ (params.whitener.mT @ params.whitener)
+        bias = _log_constant(params)[:, None] - 0.5 * (linear * means).sum(2)
+        return torch.cat([bias[:, :, None], linear], 2).flatten(0, 1)
 
     def common(self, params: GaussianTiedParams) -> Tensor:
         """Return the packed -P/2."""
-        return quadratic_form(params.whitener.T @ params.whitener)
+        return quadratic_form(params.whitener.mT @ params.whitener)
 
     def common_term(self, params: GaussianTiedParams, x: Tensor) -> Tensor:
         """Return -x'Px/2 of each row."""
-        return (x @ params.whitener.to(x.dtype).T).square().sum(1).mul_(-0.5)
+        return (x @ params.whitener[0].to(x.dtype).T).square().sum(1).mul_(-0.5)
 
     def pooled(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the packed X'X, in float64."""
         x = x.to(torch.float64)
-        return pack(x.T @ (x if weights is None else x * weights.to(x.dtype)[:, None]))
+        return pack(x.T @ (x if weights is None else x * weights.to(x.dtype)[:, None]))[None]
 
     def log_likelihood(self, params: GaussianTiedParams, x: Tensor) -> Tensor:
         """Return the log-density through whitened differences, shape (n, k)."""
-        whitener = params.whitener.to(x.dtype)
+        whitener = params.whitener[0].to(x.dtype)
         norms = x.new_empty(x.shape[0], params.n_components)
         for k, mean in enumerate(params.means.to(x.dtype)):
             norms[:, k] = ((x - mean) @ whitener.T).square().sum(1)
@@ -101,22 +102,24 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
 
     def maximize(self, statistics: Moments) -> GaussianTiedParams:
         """Return means and the floored pooled covariance within components."""
-        counts, sums = statistics.counts, statistics.sums
         assert statistics.pooled is not None
-        means, total = safe_means(counts, sums), counts.sum()
-        scatter = unpack(statistics.pooled, means.shape[1])
-        covariance = pooled_covariance(scatter, counts, means)
-        overall = sums.sum(0) / total
-        variances = (scatter.diagonal() / total - overall.square()).clamp_min(0)
-        covariance.diagonal().add_(self.added(means))
-        floor = variance_floor(variances, self.min_variance)
-        covariances, whiteners = floor_covariances(covariance[None], floor)
-        return GaussianTiedParams(means, covariances[0], whiteners[0])
+        counts = by_group(statistics.counts, statistics.pooled)  # (g, k/g)
+        sums = by_group(statistics.sums, statistics.pooled)
+        means = safe_means(counts, sums)
+        total = counts.sum(1)[:, None, None]
+        scatter = unpack(statistics.pooled, means.shape[2]) / total
+        overall = sums.sum(1) / total[:, 0]
+        variances = (scatter.diagonal(dim1=1, dim2=2) - overall.square()).clamp_min(0)
+        within = scatter - means.mT @ (means * (counts / total[:, 0])[:, :, None])
+        within = 0.5 * (within + within.mT)
+        within.diagonal(dim1=1, dim2=2).add_(self.added(means))
+        floor = variance_floor(variances[0], self.min_variance)
+        return GaussianTiedParams(means.flatten(0, 1), *floor_covariances(within, floor))
 
     def sample(self, params: GaussianTiedParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + L e, with L L' the covariance and e standard normal."""
         noise = standard_normal(len(index), params.means, generator)
-        return params.means[index] + noise @ torch.linalg.cholesky(params.covariance).T
+        return params.means[index] + noise @ torch.linalg.cholesky(params.covariance[0]).T
 
     def n_parameters(self, params: GaussianTiedParams) -> int:
         """Return k d + d(d+1)/2."""
@@ -126,7 +129,7 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
     def collapsed(self, params: GaussianTiedParams, variances: Tensor) -> Tensor:
         """Return whether the common covariance touches the floor, for all components alike."""
         floor = variance_floor(variances, self.min_variance)
-        return stands_on_floor(params.covariance[None], floor).expand(params.n_components)
+        return stands_on_floor(params.covariance[:1], floor).expand(params.n_components)
 
     @classmethod
     def examples(cls) -> Sequence[tuple[Self, GaussianTiedParams]]:

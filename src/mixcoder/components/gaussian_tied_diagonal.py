@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixcoder.components.exponential import write_rows
 from mixcoder.components.gaussian import Gaussian, GaussianParams, standard_normal, three_means
-from mixcoder.ops.gaussian import LOG_2PI, safe_means, scaled_square_norms, variance_floor
+from mixcoder.ops.gaussian import LOG_2PI, by_group, safe_means, scaled_square_norms, variance_floor
 from mixcoder.statistics import Moments
 
 
@@ -22,7 +22,8 @@ class GaussianTiedDiagonalParams(GaussianParams):
     Parameters
     ----------
     means : Tensor, shape (k, d)
-    variances : Tensor, shape (d,)
+    variances : Tensor, shape (g, d)
+        One set a group.
     """
 
     variances: Tensor
@@ -38,7 +39,6 @@ class GaussianTiedDiagonal(Gaussian[GaussianTiedDiagonalParams]):
               + \log 2\pi\sigma^2_d \right]
     """
 
-    independent: ClassVar[bool] = False
     geometry: ClassVar[str] = "units"
 
     def width(self, n_features: int) -> int:
@@ -51,9 +51,11 @@ class GaussianTiedDiagonal(Gaussian[GaussianTiedDiagonalParams]):
 
     def natural(self, params: GaussianTiedDiagonalParams) -> Tensor:
         """Return the bias and mu/sigma^2."""
-        linear = params.means / params.variances
-        bias = -0.5 * ((params.variances.log() + LOG_2PI).sum() + (linear * params.means).sum(1))
-        return torch.cat([bias[:, None], linear], 1)
+        means = by_group(params.means, params.variances)  # (g, k/g, d)
+        linear = means / params.variances[:, None]
+        constant = (params.variances.log() + LOG_2PI).sum(1)[:, None]
+        bias = -0.5 * (constant + (linear * means).sum(2))
+        return torch.cat([bias[:, :, None], linear], 2).flatten(0, 1)
 
     def row_terms(self, x: Tensor) -> Tensor:
         """Return the squares of the row."""
@@ -71,29 +73,32 @@ class GaussianTiedDiagonal(Gaussian[GaussianTiedDiagonalParams]):
 
     def maximize(self, statistics: Moments) -> GaussianTiedDiagonalParams:
         """Return means and the floored pooled variances within components."""
-        counts, total = statistics.counts, statistics.counts.sum()
         assert statistics.pooled is not None
-        means = safe_means(counts, statistics.sums)
+        counts = by_group(statistics.counts, statistics.pooled)  # (g, k/g)
+        sums = by_group(statistics.sums, statistics.pooled)
+        means, total = safe_means(counts, sums), counts.sum(1, keepdim=True)
         second = statistics.pooled / total
-        variances = second - (counts / total) @ means.square()
-        overall = second - (statistics.sums.sum(0) / total).square()
-        floor = variance_floor(overall.clamp_min(0), self.min_variance)
-        return GaussianTiedDiagonalParams(means, torch.maximum(variances + self.added(means), floor))
+        variances = second - (means.square() * (counts / total)[:, :, None]).sum(1)
+        overall = second - (sums.sum(1) / total).square()
+        floor = variance_floor(overall[0].clamp_min(0), self.min_variance)
+        return GaussianTiedDiagonalParams(
+            means.flatten(0, 1), torch.maximum(variances + self.added(means), floor)
+        )
 
     def sample(
         self, params: GaussianTiedDiagonalParams, index: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Return mu_k + sigma e, e standard normal."""
         noise = standard_normal(len(index), params.means, generator)
-        return params.means[index] + params.variances.sqrt() * noise
+        return params.means[index] + params.variances[0].sqrt() * noise
 
     def collapsed(self, params: GaussianTiedDiagonalParams, variances: Tensor) -> Tensor:
         """Return whether the common variances touch the floor, for all components alike."""
-        on_floor = params.variances <= variance_floor(variances, self.min_variance) * 1.01
+        on_floor = params.variances[0] <= variance_floor(variances, self.min_variance) * 1.01
         return on_floor.any().expand(params.n_components)
 
     @classmethod
     def examples(cls) -> Sequence[tuple[Self, GaussianTiedDiagonalParams]]:
         """Return three clouds of one axis-parallel shape."""
         variances = torch.tensor([1.2, 0.5], dtype=torch.float64)
-        return [(cls(), GaussianTiedDiagonalParams(three_means(), variances))]
+        return [(cls(), GaussianTiedDiagonalParams(three_means(), variances[None]))]

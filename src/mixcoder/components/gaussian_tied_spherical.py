@@ -12,7 +12,7 @@ from torch import Tensor
 from mixcoder.components.exponential import write_rows
 from mixcoder.components.gaussian import Gaussian, GaussianParams, standard_normal, three_means
 from mixcoder.ops.frame import Frame
-from mixcoder.ops.gaussian import LOG_2PI, safe_means, scaled_square_norms, variance_floor
+from mixcoder.ops.gaussian import LOG_2PI, by_group, safe_means, scaled_square_norms, variance_floor
 from mixcoder.statistics import Moments
 
 
@@ -23,7 +23,8 @@ class GaussianTiedSphericalParams(GaussianParams):
     Parameters
     ----------
     means : Tensor, shape (k, d)
-    variance : Tensor, shape ()
+    variance : Tensor, shape (g,)
+        One a group.
     """
 
     variance: Tensor
@@ -48,11 +49,6 @@ class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
 
     common_scale: ClassVar[bool] = True
 
-    @property
-    def independent(self) -> bool:  # type: ignore[override]
-        """Whether components share no fitted parameter."""
-        return self.variance is not None
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.variance is not None and not self.variance > 0:
@@ -68,9 +64,10 @@ class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
 
     def natural(self, params: GaussianTiedSphericalParams) -> Tensor:
         """Return the bias and mu/sigma^2."""
-        linear = params.means / params.variance
-        bias = _log_constant(params) - 0.5 * (linear * params.means).sum(1)
-        return torch.cat([bias[:, None], linear], 1)
+        means = by_group(params.means, params.variance)  # (g, k/g, d)
+        linear = means / params.variance[:, None, None]
+        bias = _log_constant(params)[:, None] - 0.5 * (linear * means).sum(2)
+        return torch.cat([bias[:, :, None], linear], 2).flatten(0, 1)
 
     def row_terms(self, x: Tensor) -> Tensor:
         """Return the squared norm of the row."""
@@ -78,7 +75,7 @@ class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
 
     def common(self, params: GaussianTiedSphericalParams) -> Tensor:
         """Return -1/(2 sigma^2)."""
-        return -0.5 / params.variance[None]
+        return -0.5 / params.variance[:, None]
 
     def log_likelihood(self, params: GaussianTiedSphericalParams, x: Tensor) -> Tensor:
         """Return the log-density through differences, shape (n, k)."""
@@ -88,18 +85,19 @@ class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
 
     def maximize(self, statistics: Moments) -> GaussianTiedSphericalParams:
         """Return means and the floored mean variance within components, or the fixed one."""
-        counts, total, d = statistics.counts, statistics.counts.sum(), statistics.sums.shape[1]
-        means = safe_means(counts, statistics.sums)
-        if self.variance is not None:
-            return GaussianTiedSphericalParams(means, counts.new_tensor(self.variance))
         assert statistics.pooled is not None
-        second = statistics.pooled[0] / total
-        variance = (second - (counts / total) @ means.square().sum(1)) / d
-        overall = (second - (statistics.sums.sum(0) / total).square().sum()) / d
-        floor = variance_floor(overall.clamp_min(0)[None], self.min_variance)[0]
-        return GaussianTiedSphericalParams(
-            means, torch.maximum(variance + self.added(means).mean(), floor)
-        )
+        counts = by_group(statistics.counts, statistics.pooled)  # (g, k/g)
+        sums = by_group(statistics.sums, statistics.pooled)
+        means, total, d = safe_means(counts, sums), counts.sum(1), sums.shape[2]
+        if self.variance is not None:
+            fixed = torch.full_like(total, self.variance)
+            return GaussianTiedSphericalParams(means.flatten(0, 1), fixed)
+        second = statistics.pooled[:, 0] / total
+        variance = (second - (means.square().sum(2) * counts).sum(1) / total) / d
+        overall = (second - (sums.sum(1) / total[:, None]).square().sum(1)) / d
+        floor = variance_floor(overall[:1].clamp_min(0), self.min_variance)
+        variance = torch.maximum(variance + self.added(means).mean(), floor)
+        return GaussianTiedSphericalParams(means.flatten(0, 1), variance)
 
     def sample(
         self, params: GaussianTiedSphericalParams, index: Tensor, generator: torch.Generator
@@ -125,7 +123,7 @@ class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
     @classmethod
     def examples(cls) -> Sequence[tuple[Self, GaussianTiedSphericalParams]]:
         """Return three balls of one size, fitted and fixed."""
-        variance = torch.tensor(0.8, dtype=torch.float64)
+        variance = torch.tensor([0.8], dtype=torch.float64)
         params = GaussianTiedSphericalParams(three_means(), variance)
         return [(cls(), params), (cls(variance=0.8), params)]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mixcoder._typing import Code
 from mixcoder.components.base import Params, decode_means
 from mixcoder.components.bernoulli import first_entry
-from mixcoder.components.exponential import ExponentialFamily
+from mixcoder.components.exponential import ExponentialFamily, write_rows
 from mixcoder.ops.gaussian import EMPTY, safe_means, variance_floor
 from mixcoder.statistics import Moments
 
@@ -72,7 +72,7 @@ class Poisson(ExponentialFamily[PoissonParams]):
 
     def write_features(self, x: Tensor, out: Tensor) -> None:
         """Write x."""
-        out.copy_(x)
+        write_rows(x, out)
 
     def natural(self, params: PoissonParams) -> Tensor:
         """Return the negative sum of rates, and the log-rates."""
@@ -84,7 +84,7 @@ class Poisson(ExponentialFamily[PoissonParams]):
 
     def common(self, params: PoissonParams) -> Tensor:
         """Return one."""
-        return params.rates.new_ones(1)
+        return params.rates.new_ones(1, 1)
 
     def log_likelihood(self, params: PoissonParams, x: Tensor) -> Tensor:
         """Return the log-probability through deviances, shape (n, k)."""

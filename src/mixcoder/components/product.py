@@ -45,7 +45,7 @@ class ProductStatistics(Statistics):
     ----------
     parts : tuple of Statistics
         One for each part, without their pooled sums.
-    pooled : Tensor, shape (p,), optional
+    pooled : Tensor, shape (g, p), optional
         The pooled sums of all parts, one after another.
     """
 
@@ -101,11 +101,6 @@ class Product(Family[ProductParams, ProductStatistics]):
             raise ValueError(f"Every part needs a column: {', '.join(empty)} has none.")
 
     @property
-    def independent(self) -> bool:  # type: ignore[override]
-        """Whether components share no parameter in any part."""
-        return all(family.independent for family, _ in self.parts)
-
-    @property
     def columns(self) -> tuple[tuple[int, ...], ...]:
         """Columns of each part."""
         return tuple(columns for _, columns in self._parts)
@@ -133,7 +128,7 @@ class Product(Family[ProductParams, ProductStatistics]):
             for (family, columns), part in zip(self._parts, current, strict=True)
         ]
         pooled = [part.pooled for part in parts if getattr(part, "pooled", None) is not None]
-        return ProductStatistics(_unpooled(parts), torch.cat(pooled) if pooled else None)
+        return ProductStatistics(_unpooled(parts), torch.cat(pooled, 1) if pooled else None)
 
     def maximize(self, statistics: ProductStatistics) -> ProductParams:
         """Return what every part makes of its sums."""
@@ -207,17 +202,17 @@ class Product(Family[ProductParams, ProductStatistics]):
         return torch.cat([family.seeding_view(_select(x, columns)) for family, columns in self._parts], 1)
 
     def pooled(self, x: Tensor, weights: Tensor | None = None) -> Tensor | None:
-        """Return the pooled sums of the parts one after another, shape (p,)."""
+        """Return the pooled sums of the parts one after another, shape (1, p)."""
         sums = [family.pooled(_select(x, columns), weights) for family, columns in self._parts]
         present = [part for part in sums if part is not None]
-        return torch.cat(present) if present else None
+        return torch.cat(present, 1) if present else None
 
     def split_pooled(self, pooled: Tensor | None) -> list[Tensor | None]:
         """Return the pooled sums of each part apart, ``None`` for a part without any."""
         if pooled is None:
             return [None] * len(self.parts)
         probes = [family.pooled(_no_rows(pooled, len(columns))) for family, columns in self._parts]
-        pieces = iter(pooled.split([len(probe) for probe in probes if probe is not None]))
+        pieces = iter(pooled.split([probe.shape[1] for probe in probes if probe is not None], 1))
         return [None if probe is None else next(pieces) for probe in probes]
 
     def collapsed(self, params: ProductParams, variances: Tensor) -> Tensor | None:
@@ -328,14 +323,13 @@ class ProductKernel(Kernel[ProductParams, ProductStatistics]):
 
     def row_offset(self, rows: Tensor) -> Tensor | None:
         """Return what the parts leave out of each row, shape (n,)."""
-        offsets = [kernel.row_offset(part) for kernel, part in self._split(rows)]
-        present = [offset for offset in offsets if offset is not None]
-        return sum(present[1:], present[0]) if present else None
+        return _sum([kernel.row_offset(part) for kernel, part in self._split(rows)])
 
-    def offset(self, pooled: Tensor | None) -> float:
-        """Return what the parts leave out of all rows."""
+    def offset(self, pooled: Tensor | None) -> Tensor | None:
+        """Return what the parts leave out of all rows, shape (g,)."""
         pieces = cast("Product", self.family).split_pooled(pooled)
-        return sum(kernel.offset(piece) for kernel, piece in zip(self.kernels, pieces, strict=True))
+        offsets = [kernel.offset(piece) for kernel, piece in zip(self.kernels, pieces, strict=True)]
+        return _sum(offsets)
 
     def _split(self, rows: Tensor) -> list[tuple[Kernel[Any, Any], Tensor]]:
         blocks = rows.split(self.widths, dim=1)
@@ -364,6 +358,11 @@ def _select_frame(frame: Frame, columns: tuple[int, ...]) -> Frame:
 def _unpooled(parts: Sequence[Any]) -> tuple[Statistics, ...]:
     """Return sums without their pooled part, which the product holds for all."""
     return tuple(replace(part, pooled=None) if hasattr(part, "pooled") else part for part in parts)
+
+
+def _sum(terms: Sequence[Tensor | None]) -> Tensor | None:
+    present = [term for term in terms if term is not None]
+    return sum(present[1:], present[0]) if present else None
 
 
 def _no_rows(like: Tensor, n_features: int) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Self, cast, final
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class StudentTStatistics(Statistics):
         Sums of r s x and of the packed r s x x'.
     gaps : Tensor, shape (k,)
         Sum of r E[s - 1 - log s], which the degrees of freedom are fitted to; never negative.
-    pooled : Tensor, shape (1 + 2d,), optional
+    pooled : Tensor, shape (g, 1 + 2d), optional
         Row weight, sum and sum of squares of each feature: what the floor is relative to.
     """
 
@@ -139,60 +139,51 @@ class StudentT(Family[StudentTParams, StudentTStatistics]):
                 f"min_dof and max_dof must satisfy 0 < min_dof <= max_dof <= 1e6, got {self.min_dof!r} and "
                 f"{self.max_dof!r}."
             )
-        if not self.min_variance >= 0:
-            raise ValueError(f"min_variance must be non-negative, got {self.min_variance!r}.")
+        if not self.min_variance > 0:
+            raise ValueError(f"min_variance must be positive, got {self.min_variance!r}.")
 
     def log_likelihood(self, params: StudentTParams, x: Tensor) -> Tensor:
         """Return the log-density through whitened differences, shape (n, k)."""
         norms = whitened_square_norms(x, params.means, params.whiteners)
-        return _log_density(params, norms, _log_constant(params))
+        dof = params.degrees_of_freedom.to(x.dtype)
+        return _log_constant(params).to(x.dtype) - 0.5 * (dof + x.shape[1]) * torch.log1p(norms / dof)
 
     def statistics(
         self, params: StudentTParams | None, x: Tensor, code: Code, weights: Tensor | None = None
     ) -> StudentTStatistics:
         """Return the sums of rows and products under code times latent precision."""
-        norms = None if params is None else whitened_square_norms(x, params.means, params.whiteners)
-        return self.sums(params, x, norms, code, weights, self.pooled(x, weights))
-
-    def sums(
-        self,
-        params: StudentTParams | None,
-        x: Tensor,
-        norms: Tensor | None,
-        code: Code,
-        weights: Tensor | None,
-        pooled: Tensor | None = None,
-    ) -> StudentTStatistics:
-        """Return ``statistics`` where the norms delta, shape (n, k), are known."""
         dense = code.dense(x.dtype) if isinstance(code, HardCode) else code
         if weights is not None:
             dense = dense * weights.to(dense.dtype)[:, None]
         counts = dense.sum(0, dtype=torch.float64)
-        if params is None or norms is None:
+        if params is None:
             gaps = counts * _prior_gap(counts.new_tensor(self._first_dof))
         else:
-            dof, d = params.degrees_of_freedom, x.shape[1]
-            precisions = (dof + d) / (dof + norms)
+            d, dof = x.shape[1], params.degrees_of_freedom.to(x.dtype)
+            norms = whitened_square_norms(x, params.means, params.whiteners)
+            precisions = (dof + d) / norms.add_(dof)
             gaps = (dense * (precisions - 1 - precisions.log())).sum(0, dtype=torch.float64)
-            gaps += counts * _prior_gap(dof.double() + d)
+            gaps += counts * _prior_gap(params.degrees_of_freedom.double() + d)
             dense = dense * precisions
         moments = [torch.cat([w @ x, pack((x * w[:, None]).T @ x)]) for w in dense.T]
         scaled_counts = dense.sum(0, dtype=torch.float64)
-        return StudentTStatistics(counts, scaled_counts, torch.stack(moments).double(), gaps, pooled)
+        sums = torch.stack(moments).double()
+        return StudentTStatistics(counts, scaled_counts, sums, gaps, self.pooled(x, weights))
 
     def maximize(self, statistics: StudentTStatistics) -> StudentTParams:
         """Return centres, floored scale matrices, and the degrees of freedom that the gaps ask for."""
-        counts, empty = statistics.counts, statistics.counts <= EMPTY
+        counts, scaled_counts = statistics.counts, statistics.scaled_counts
         assert statistics.pooled is not None
-        total, first, second = statistics.pooled.tensor_split((1, (len(statistics.pooled) + 1) // 2))
+        total, everything = statistics.pooled[0, 0], statistics.pooled[0, 1:]
+        first, second = everything.chunk(2)
         overall, d = first / total, len(first)
         variances = (second / total - overall.square()).clamp_min(0)
-        # Rows far away from their component count for little, yet are all it has.
-        tiny = torch.finfo(counts.dtype).tiny
-        means = statistics.sums[:, :d] / statistics.scaled_counts.clamp_min(tiny)[:, None]
-        means = torch.where(empty[:, None], overall, means)
+        # Rows far away from their component count for little, yet they are all that it has: only the number
+        # of rows says that it is empty. (Scaled counts below zero come from extrapolated sums.)
+        empty = (counts <= EMPTY) | (scaled_counts <= 0)
+        means = torch.where(empty[:, None], overall, statistics.sums[:, :d] / scaled_counts[:, None])
         scatters = unpack(statistics.sums[:, d:], d)
-        scatters = scatters - statistics.scaled_counts[:, None, None] * means[:, :, None] * means[:, None, :]
+        scatters = scatters - scaled_counts[:, None, None] * means[:, :, None] * means[:, None, :]
         scales = scatters / counts.clamp_min(EMPTY)[:, None, None]
         scales = torch.where(empty[:, None, None], torch.diag(variances), scales)
         scales, whiteners = floor_covariances(scales, variance_floor(variances, self.min_variance))
@@ -221,10 +212,10 @@ class StudentT(Family[StudentTParams, StudentTStatistics]):
         return k * (d + d * (d + 1) // 2 + (self.degrees_of_freedom is None))
 
     def pooled(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return row weight, sum and sum of squares of each feature, in float64, shape (1 + 2d,)."""
+        """Return row weight, sum and sum of squares of each feature, in float64, shape (1, 1 + 2d)."""
         x = x.to(torch.float64)
         weights = x.new_ones(x.shape[0]) if weights is None else weights.to(torch.float64)
-        return torch.cat([weights.sum()[None], weights @ x, weights @ x.square()])
+        return torch.cat([weights.sum()[None], weights @ x, weights @ x.square()])[None]
 
     def frame(self, mean: Tensor, std: Tensor) -> Frame:
         """Return centred rows of a spread near one."""
@@ -237,15 +228,12 @@ class StudentT(Family[StudentTParams, StudentTStatistics]):
     def kernel(
         self, params: StudentTParams, log_weights: Tensor, setting: PassSetting
     ) -> Kernel[StudentTParams, StudentTStatistics]:
-        """Return the pass that whitens once, in float64 where the tolerance asks for it."""
+        """Return the pass through whitened differences, in float64 where the tolerance asks for it."""
         reach = setting.magnitude + params.means.abs()
         before_cancelling = (params.whiteners.abs() @ reach[:, :, None]).square().sum((1, 2))
         error = float(before_cancelling.max()) * torch.finfo(setting.dtype).eps
-        dtype = setting.dtype if error <= setting.tolerance else torch.float64
-        constant = _log_constant(params) + log_weights
-        return StudentTKernel(
-            self, params.to(dtype=dtype), log_weights.to(dtype), dtype, setting.workspace, constant
-        )
+        wide = not error <= setting.tolerance
+        return super().kernel(params, log_weights, replace(setting, dtype=torch.float64) if wide else setting)
 
     @property
     def _first_dof(self) -> float:
@@ -274,36 +262,6 @@ class StudentT(Family[StudentTParams, StudentTStatistics]):
             (cls(), StudentTParams.build(three_means(), factors @ factors.mT, tails)),
             (cls(4.0), StudentTParams.build(line, widths, torch.full_like(line[:, 0], 4.0))),
         ]
-
-
-@dataclass(frozen=True)
-class StudentTKernel(Kernel[StudentTParams, StudentTStatistics]):
-    """A pass whose expanded block is the rows and their norms: encoding and adding up read both."""
-
-    constant: Tensor
-
-    def expand(self, x: Tensor, frame: Frame) -> Tensor:
-        """Return (z, delta) of the block in working coordinates, shape (n, d + k)."""
-        (n, d), k = x.shape, self.params.n_components
-        out = self.workspace.take("rows_and_norms", n, d + k, self.dtype, x.device)
-        rows = frame.apply(x, out=out[:, :d])
-        out[:, d:] = whitened_square_norms(rows, self.params.means, self.params.whiteners)
-        return out
-
-    def log_joint(self, rows: Tensor) -> Tensor:
-        """Return log pi_k + log p(x_n | k), shape (n, k)."""
-        return _log_density(self.params, rows[:, -self.params.n_components :], self.constant)
-
-    def statistics(self, rows: Tensor, code: Code, weights: Tensor | None) -> StudentTStatistics:
-        """Return the sums of the block; pooled sums are not this pass's business."""
-        x, norms = rows.tensor_split((-self.params.n_components,), dim=1)
-        return cast("StudentT", self.family).sums(self.params, x, norms, code, weights)
-
-
-def _log_density(params: StudentTParams, norms: Tensor, constant: Tensor) -> Tensor:
-    """Return constant - (nu + d)/2 log(1 + delta/nu), shape (n, k)."""
-    dof, d = params.degrees_of_freedom.to(norms.dtype), params.means.shape[1]
-    return torch.log1p(norms / dof) * (-0.5 * (dof + d)) + constant.to(norms.dtype)
 
 
 def _log_constant(params: StudentTParams) -> Tensor:
@@ -339,7 +297,8 @@ def _inverse_gap(gaps: Tensor) -> Tensor:
         error = y.log() - torch.digamma(y) - gaps
         slope = 1 / y - torch.special.polygamma(1, y)
         after = 1 / (1 / y + error / (y.square() * slope))
-        settled = (after - y).abs() <= 8 * torch.finfo(y.dtype).eps * y
+        # The digits that are right double with every step.
+        settled = (after - y).abs() <= 1e-9 * y
         y = after
         if bool(settled.all()):
             break

@@ -39,8 +39,8 @@ class Argmax(Encoder):
     def encode_with_bound_(self, log_joint: Tensor) -> tuple[HardCode, Tensor]:
         """Return the best component and its log-joint."""
         index = rowwise_argmax(log_joint)
-        best = log_joint.gather(1, index[:, None])[:, 0]
-        return HardCode(index, log_joint.shape[1]), best
+        best = log_joint.gather(-1, index[..., None])[..., 0]
+        return HardCode(index, log_joint.shape[-1]), best
 
     @classmethod
     def examples(cls) -> list[Self]:
@@ -55,5 +55,5 @@ def rowwise_argmax(values: Tensor) -> Tensor:
     or more columns); both read the same memory.
     """
     if values.device.type == "cpu" and not values.requires_grad:
-        return torch.from_numpy(values.numpy().argmax(axis=1))
-    return values.argmax(dim=1)
+        return torch.from_numpy(values.numpy().argmax(axis=-1))
+    return values.argmax(dim=-1)

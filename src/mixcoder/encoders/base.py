@@ -29,7 +29,11 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode_with_bound_(self, log_joint: Tensor) -> tuple[Code, Tensor]:
-        """Return the best code and its bound in one sweep; ``log_joint`` is scratch and is overwritten."""
+        """Return the best code and its bound in one sweep; ``log_joint`` is scratch and is overwritten.
+
+        Leading axes are separate mixtures over the same rows: (g, n, k) gives codes (g, n, k) and bounds
+        (g, n).
+        """
 
     def at(self, iteration: int) -> Self:
         """Return the encoder to use in an iteration; itself, unless it follows a schedule."""

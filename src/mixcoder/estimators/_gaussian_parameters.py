@@ -66,17 +66,18 @@ def params_of(
             identity = torch.eye(len(scale), dtype=means.dtype, device=means.device)
             lower = torch.linalg.cholesky(covariances)
             whiteners = torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False)
-        full = covariance_type == "full"
-        return (GaussianFullParams if full else GaussianTiedParams)(means, covariances, whiteners)
+        if covariance_type == "full":
+            return GaussianFullParams(means, covariances, whiteners)
+        return GaussianTiedParams(means, covariances[None], whiteners[None])
     variances = matrices.reciprocal() if precision else matrices
     if covariance_type == "diag":
         return GaussianDiagonalParams(means, variances * scale.square())
     if covariance_type == "tied_diag":
-        return GaussianTiedDiagonalParams(means, variances * scale.square())
+        return GaussianTiedDiagonalParams(means, (variances * scale.square())[None])
     variances = variances * scale[0].square()
     if covariance_type == "spherical":
         return GaussianSphericalParams(means, variances)
-    return GaussianTiedSphericalParams(means, variances)
+    return GaussianTiedSphericalParams(means, variances[None])
 
 
 def covariances_of(covariance_type: str, params: Any, frame: Frame) -> Tensor:
@@ -85,10 +86,11 @@ def covariances_of(covariance_type: str, params: Any, frame: Frame) -> Tensor:
     if covariance_type == "full":
         return params.covariances / scale[:, None] / scale
     if covariance_type == "tied":
-        return params.covariance / scale[:, None] / scale
+        return params.covariance[0] / scale[:, None] / scale
     if covariance_type in ("diag", "tied_diag"):
-        return params.variances / scale / scale
-    variance = params.variances if covariance_type == "spherical" else params.variance
+        variances = params.variances if covariance_type == "diag" else params.variances[0]
+        return variances / scale / scale
+    variance = params.variances if covariance_type == "spherical" else params.variance[0]
     return variance / scale[0] / scale[0]
 
 
@@ -98,10 +100,11 @@ def precision_factors_of(covariance_type: str, params: Any, frame: Frame) -> Ten
     if covariance_type == "full":
         return scale[:, None] * params.whiteners.mT
     if covariance_type == "tied":
-        return scale[:, None] * params.whitener.T
+        return scale[:, None] * params.whitener[0].T
     if covariance_type in ("diag", "tied_diag"):
-        return scale * params.variances.rsqrt()
-    variance = params.variances if covariance_type == "spherical" else params.variance
+        variances = params.variances if covariance_type == "diag" else params.variances[0]
+        return scale * variances.rsqrt()
+    variance = params.variances if covariance_type == "spherical" else params.variance[0]
     return scale[0] * variance.rsqrt()
 
 

@@ -211,7 +211,8 @@ def alternate(
             if on_step is not None and on_step(step):
                 reason = "a callback asked to stop"
                 break
-            previous = -math.inf if event else bound
+            # A bound at another beta is another objective: the first settled one has nothing to fall from.
+            previous = bound if current.settled and not event else -math.inf
             if not (accelerate and current.settled):
                 continue
             recent.append(statistics)

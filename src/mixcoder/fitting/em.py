@@ -98,7 +98,10 @@ class Problem:
 
         n_rows = block_rows(params.n_components, self.width, torch.finfo(source.dtype).bits // 8)
         totals = source.map_reduce(visit, n_rows)
-        offset = kernel.offset(self.pooled) + float(totals.weight) * frame.log_scale
+        offset = totals.weight * frame.log_scale
+        common = kernel.offset(self.pooled)
+        if common is not None:
+            offset = offset + common[0]
         return replace(totals, bound=totals.bound + offset, statistics=self.with_pooled_sums(totals.statistics))
 
     def maximize(self, statistics: Statistics, log_weights: Tensor) -> tuple[Params, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from mixcoder.fitting.em import Problem
 from mixcoder.fitting.scan import Range, Scan, scan
 from mixcoder.fitting.start import draw_sample, search
 from mixcoder.ops.frame import Frame
+from mixcoder.ops.threads import single_threaded_kernels
 from mixcoder.sources import Block, Source
 
 Start = tuple[Params, Tensor]
@@ -28,7 +30,8 @@ Start = tuple[Params, Tensor]
 # small problems, where a pass costs next to nothing.
 _SEARCH_PASSES = 3.0
 _SEARCH_OPERATIONS = 2e8
-_MAX_STARTS = 12
+_MAX_STARTS = 8
+_ONE_THREAD_OPERATIONS = 1e7
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,12 @@ def found_start(
     n_starts = n_search_starts(problem, n_components, len(sample.rows))
     if n_components == 1:
         n_starts = 1
-    return search(
-        problem, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator
-    )
+    # Products this small are done before a second thread has woken up.
+    small = len(sample.rows) * n_starts * n_components * problem.width < _ONE_THREAD_OPERATIONS
+    with single_threaded_kernels() if small else nullcontext():
+        return search(
+            problem, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator
+        )
 
 
 def start_from_code(problem: Problem, code: Code, n_components: int) -> Start:

@@ -35,7 +35,7 @@ def kmeans_problem(source: Source, limits: Range) -> tuple[Problem, Scan]:
 def start_at_centres(problem: Problem, centres: Tensor) -> Start:
     """Return the start at given centres, shape (k, d), in working coordinates."""
     k = centres.shape[0]
-    params = GaussianTiedSphericalParams(centres, centres.new_ones(()))
+    params = GaussianTiedSphericalParams(centres, centres.new_ones(1))
     return params, centres.new_full((k,), -math.log(k))
 
 

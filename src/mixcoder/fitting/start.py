@@ -9,22 +9,30 @@ weighted, changes a start.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mixcoder._typing import Code
-from mixcoder.components.base import Params
+from mixcoder.components.base import Params, PassSetting
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.seeding import assign_batch, plus_plus_batch, whitening
+from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import softargmax_
+from mixcoder.statistics import Statistics
 
 # Rows per centre in the sample that seeds a fit: at 20-50 the final fit is as good as from all rows.
 _ROWS_PER_CENTRE = 50
 _MIN_SAMPLE = 2000
 _MAX_SAMPLE = 50_000
+
+# EM steps of every start, then of the best third.
+_FIRST_STEPS = 5
+_SECOND_STEPS = 10
+
+# Starts whose bounds differ by less than this, in nats per row, are taken to be the same optimum.
+_AGREEMENT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -145,84 +153,85 @@ def search(
     Components of different starts do not touch, so all starts run as one long list of components.
     """
     codes = candidate_codes(sample, n_components, n_starts, generator)
-    if not problem.family.independent:
-        return _search_in_turn(problem, sample, codes, encoder)
-    params, log_weights = _maximize_groups(problem, sample, codes, None)
-    alive = n_starts
-    for n_steps, n_kept in ((10, max(1, n_starts // 3)), (20, 1)):
-        if alive == 1:
-            break
-        bounds = params_bounds = None
+    params, log_weights = _first_step(problem, sample, codes)
+    rounds = ((_FIRST_STEPS, max(1, n_starts // 3)), (_SECOND_STEPS, 1)) if n_starts > 1 else ()
+    race = _Race(problem, sample, encoder)
+    for n_steps, n_kept in rounds:
+        bounds = None
         for _ in range(n_steps):
-            codes, params_bounds = _encode_groups(problem, sample, params, log_weights, alive, encoder)
-            params, log_weights = _maximize_groups(problem, sample, codes, params)
-        bounds = params_bounds
+            params, log_weights, bounds = race.step(params, log_weights)
         assert bounds is not None
-        kept = torch.argsort(bounds, descending=True, stable=True)[:n_kept]
-        columns = (kept[:, None] * n_components + torch.arange(n_components, device=kept.device)).reshape(-1)
-        params, log_weights = params.take(columns), log_weights[kept]
-        alive = n_kept
+        order = torch.argsort(bounds, descending=True, stable=True)
+        # Two starts of different kinds that end in one place have most likely found the best one.
+        agreed = float(bounds[order[0]] - bounds[order[1]]) < _AGREEMENT * float(sample.weights.sum())
+        n_kept = 1 if agreed else n_kept
+        kept = order[:n_kept]
+        columns = kept[:, None] * n_components + torch.arange(n_components, device=kept.device)
+        params, log_weights = params.take(columns.flatten()), log_weights[kept]
+        if n_kept == 1:
+            break
     return params, log_weights[0]
 
 
-def _encode_groups(
-    problem: Problem, sample: Sample, params: Params, log_weights: Tensor, n_starts: int, encoder: Encoder
-) -> tuple[Tensor, Tensor]:
-    """Return the codes of every start, shape (m, r, k), and the bound of each, shape (r,)."""
-    m = len(sample.rows)
-    log_joint = _group_log_likelihood(problem, params, sample.rows).view(m, n_starts, -1) + log_weights
-    k = log_joint.shape[2]
-    code, bound = encoder.encode_with_bound_(log_joint.view(m * n_starts, k))
-    dense = code if isinstance(code, Tensor) else code.dense(log_joint.dtype)
-    return dense.view(m, n_starts, k), sample.weights @ bound.view(m, n_starts)
+class _Race:
+    """EM steps of several starts at once, on the sample.
+
+    The features of the sample are written once; a step is then two products, whatever the family.
+    """
+
+    def __init__(self, problem: Problem, sample: Sample, encoder: Encoder) -> None:
+        self.problem, self.encoder = problem, encoder
+        self.rows, self.weights = sample.rows, sample.weights
+        even = bool((sample.weights == sample.weights[0]).all())
+        self.row_weights = None if even else sample.weights
+        self.pooled = problem.family.pooled(sample.rows, self.row_weights)
+        self.identity = Frame.identity(sample.rows.shape[1], sample.rows.device)
+        self.setting = PassSetting(
+            torch.float64, problem.workspace, problem.magnitude, tolerance=math.inf, column_major=True
+        )
+        self.expanded: Tensor | None = None
+
+    def step(self, params: Params, log_weights: Tensor) -> tuple[Params, Tensor, Tensor]:
+        """Return parameters, log-weights, shape (r, k), and bounds before the step, shape (r,)."""
+        n_starts, k = log_weights.shape
+        kernel = self.problem.family.kernel(params, log_weights.flatten(), self.setting)
+        if self.expanded is None:
+            self.expanded = kernel.expand(self.rows, self.identity).clone()
+        log_joint = kernel.log_joint(self.expanded)  # (m, r k)
+        by_start = log_joint.unflatten(1, (n_starts, k)).transpose(0, 1)  # (r, m, k), the same memory
+        code, bound = self.encoder.encode_with_bound_(by_start)
+        bounds = bound.sum(1) if self.row_weights is None else bound @ self.weights
+        offset = kernel.offset(self.pooled)
+        if offset is not None:
+            bounds = bounds + offset
+        if isinstance(code, Tensor):
+            flat = log_joint
+        else:
+            flat = code.dense(log_joint.dtype).transpose(0, 1).flatten(1)
+        statistics = kernel.statistics(self.expanded, flat, self.row_weights)
+        return *_maximize(self.problem, statistics, self.pooled, n_starts, log_weights), bounds
 
 
-def _group_log_likelihood(problem: Problem, params: Params, rows: Tensor) -> Tensor:
-    from mixcoder.components.exponential import ExponentialFamily
+def _first_step(problem: Problem, sample: Sample, codes: Tensor) -> tuple[Params, Tensor]:
+    """Return the first parameters of every start from its code, shape (m, r, k)."""
+    _, n_starts, k = codes.shape
+    statistics = problem.family.statistics(None, sample.rows, codes.flatten(1), sample.weights)
+    pooled = getattr(statistics, "pooled", None)
+    equal = codes.new_full((n_starts, k), -math.log(k))
+    return _maximize(problem, statistics, pooled, n_starts, equal)
 
-    family = problem.family
-    if isinstance(family, ExponentialFamily):
-        # One product for all components of all starts; common terms shift every start alike.
-        return ExponentialFamily.log_likelihood(family, params, rows)
-    return family.log_likelihood(params, rows)
 
-
-def _maximize_groups(
-    problem: Problem, sample: Sample, codes: Tensor, params: Params | None
+def _maximize(
+    problem: Problem, statistics: Statistics, pooled: Tensor | None, n_starts: int, log_weights: Tensor
 ) -> tuple[Params, Tensor]:
-    """Return the parameters of all components of all starts, and log-weights per start, shape (r, k)."""
-    m, n_starts, k = codes.shape
-    flat: Code = codes.reshape(m, n_starts * k)
-    statistics = problem.family.statistics(params, sample.rows, flat, sample.weights)
-    counts: Tensor = statistics.counts.view(n_starts, k)
-    if problem.fixed_weights:
-        log_weights = torch.full_like(counts, -math.log(k))
-    else:
+    """Return parameters of all starts and log-weights per start, shape (r, k)."""
+    if pooled is not None:
+        shared = pooled.expand(n_starts, -1)
+        statistics = replace(statistics, pooled=shared)  # type: ignore[call-arg]
+    if not problem.fixed_weights:
+        counts: Tensor = statistics.counts.view(n_starts, -1)  # type: ignore[attr-defined]
         log_weights = (counts / counts.sum(1, keepdim=True)).log()
     return problem.family.maximize(statistics), log_weights
-
-
-def _search_in_turn(
-    problem: Problem, sample: Sample, codes: Tensor, encoder: Encoder
-) -> tuple[Params, Tensor]:
-    """Return the best of several starts of a family whose components share parameters."""
-    runs: list[tuple[Params, Tensor]] = [
-        _maximize_groups(problem, sample, codes[:, start : start + 1], None) for start in range(codes.shape[1])
-    ]
-    for n_steps, n_kept in ((10, max(1, len(runs) // 3)), (20, 1)):
-        if len(runs) == 1:
-            break
-        scored: list[tuple[float, int, tuple[Params, Tensor]]] = []
-        for place, (params, log_weights) in enumerate(runs):
-            bound = -math.inf
-            for _ in range(n_steps):
-                code, bounds = _encode_groups(problem, sample, params, log_weights, 1, encoder)
-                bound = float(bounds[0])
-                params, log_weights = _maximize_groups(problem, sample, code, params)
-            scored.append((bound, -place, (params, log_weights)))
-        runs = [run for _, _, run in sorted(scored, key=lambda item: item[:2], reverse=True)[:n_kept]]
-    params, log_weights = runs[0]
-    return params, log_weights[0]
 
 
 def _draw_rows(cumulative: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

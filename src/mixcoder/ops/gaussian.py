@@ -24,6 +24,8 @@ def variance_floor(variances: Tensor, relative: float) -> Tensor:
     It is ``relative`` times the variance of that feature over all rows, so that it moves with the units
     of a column; a constant feature takes the mean of the others, or one.
     """
+    if float(variances.amin()) > 0:
+        return relative * variances
     varying = variances > 0
     mean = variances[varying].mean() if bool(varying.any()) else variances.new_ones(())
     return relative * torch.where(varying, variances, mean)
@@ -52,10 +54,11 @@ def floor_covariances(covariances: Tensor, floor: Tensor) -> tuple[Tensor, Tenso
     whiteners, ok = whitening_factors(covariances)
     # 1 / |W f^(1/2)|_F^2 bounds the smallest eigenvalue from below: one cheap test spares nearly every
     # component the eigendecomposition. NaN compares false.
-    bound = (whiteners * floor.sqrt()).square().sum((1, 2))
-    suspects = (~((bound <= 1) & ok)).nonzero()[:, 0]
-    if len(suspects) == 0:
+    bound = torch.linalg.vector_norm(whiteners * floor.sqrt(), dim=(1, 2))
+    if ok is None and float(bound.amax()) <= 1:
         return covariances, whiteners
+    fine = bound <= 1 if ok is None else (bound <= 1) & ok
+    suspects = (~fine).nonzero()[:, 0]
     root = floor.sqrt()
     scaled = covariances[suspects] / (root[:, None] * root)
     values, vectors = torch.linalg.eigh(scaled)
@@ -69,12 +72,17 @@ def floor_covariances(covariances: Tensor, floor: Tensor) -> tuple[Tensor, Tenso
     return covariances, whiteners
 
 
-def whitening_factors(covariances: Tensor) -> tuple[Tensor, Tensor]:
-    """Return lower-triangular W with W' W = inverse of each covariance, and whether each exists."""
+def whitening_factors(covariances: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return lower-triangular W with W' W = inverse of each covariance, and which exist; ``None``: all."""
     factors, info = torch.linalg.cholesky_ex(covariances)
-    identity = torch.eye(covariances.shape[-1], dtype=factors.dtype, device=factors.device)
+    identity = _identity(covariances.shape[-1], factors.dtype, factors.device)
     whiteners = torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False)
-    return whiteners, info == 0
+    return whiteners, None if int(info.amax()) == 0 else info == 0
+
+
+@lru_cache(maxsize=64)
+def _identity(n_features: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.eye(n_features, dtype=dtype, device=device)
 
 
 def log_det_whitener(whiteners: Tensor) -> Tensor:
@@ -83,24 +91,25 @@ def log_det_whitener(whiteners: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _packed_index(n_features: int) -> tuple[Tensor, Tensor]:
+def _packing(n_features: int) -> tuple[Tensor, Tensor]:
+    """Return where the packed entries lie in the matrix, and where each entry of the matrix is packed."""
     rows, columns = torch.triu_indices(n_features, n_features).unbind()
-    return rows, columns
+    place = torch.empty(n_features, n_features, dtype=torch.int64)
+    place[rows, columns] = place[columns, rows] = torch.arange(len(rows))
+    return rows * n_features + columns, place.flatten()
 
 
 def pack(matrices: Tensor) -> Tensor:
     """Return the upper triangles of symmetric matrices, row by row, shape (..., d(d+1)/2)."""
-    rows, columns = _packed_index(matrices.shape[-1])
-    return matrices[..., rows, columns]
+    where, _ = _packing(matrices.shape[-1])
+    return matrices.flatten(-2).index_select(-1, where.to(matrices.device))
 
 
 def unpack(packed: Tensor, n_features: int) -> Tensor:
     """Return symmetric matrices from their upper triangles, shape (..., d, d)."""
-    rows, columns = _packed_index(n_features)
-    full = packed.new_empty(*packed.shape[:-1], n_features, n_features)
-    full[..., rows, columns] = packed
-    full[..., columns, rows] = packed
-    return full
+    _, place = _packing(n_features)
+    full = packed.index_select(-1, place.to(packed.device))
+    return full.unflatten(-1, (n_features, n_features))
 
 
 def quadratic_form(precisions: Tensor) -> Tensor:
@@ -135,22 +144,22 @@ def scaled_square_norms(x: Tensor, means: Tensor, precisions: Tensor) -> Tensor:
 
 
 def safe_means(counts: Tensor, sums: Tensor) -> Tensor:
-    """Return sums / counts, shape (k, d); the overall mean for a component without rows."""
-    overall = sums.sum(0) / counts.sum().clamp_min(torch.finfo(counts.dtype).tiny)
-    empty = counts <= EMPTY
-    means = sums / counts.clamp_min(EMPTY)[:, None]
-    return torch.where(empty[:, None], overall, means) if bool(empty.any()) else means
+    """Return sums / counts, shape (..., k, d); the overall mean for a component without rows."""
+    means = sums / counts.clamp_min(EMPTY)[..., None]
+    if float(counts.amin()) > EMPTY:
+        return means
+    total = counts.sum(-1, keepdim=True).clamp_min(torch.finfo(counts.dtype).tiny)
+    overall = (sums.sum(-2) / total)[..., None, :]
+    return torch.where((counts <= EMPTY)[..., None], overall, means)
 
 
 EMPTY = 1e-10
 """Fewer rows than this are none."""
 
 
-def pooled_covariance(scatter: Tensor, counts: Tensor, means: Tensor) -> Tensor:
-    """Return (X'X - sum_k N_k m_k m_k') / N, symmetric, shape (d, d)."""
-    total = counts.sum()
-    within = (scatter - means.T @ (means * counts[:, None])) / total
-    return 0.5 * (within + within.T)
+def by_group(values: Tensor, of_groups: Tensor) -> Tensor:
+    """Return per-component values, shape (k, ...), split by group, shape (g, k/g, ...)."""
+    return values.unflatten(0, (of_groups.shape[0], -1))
 
 
 def stands_on_floor(covariances: Tensor, floor: Tensor) -> Tensor:

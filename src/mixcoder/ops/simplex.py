@@ -22,16 +22,16 @@ def softargmax_(log_joint: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
 
     Parameters
     ----------
-    log_joint : Tensor, shape (n, k)
+    log_joint : Tensor, shape (..., n, k)
         h, in nats; overwritten by u.
     beta : float
         Inverse temperature, positive and finite.
 
     Returns
     -------
-    code : Tensor, shape (n, k)
+    code : Tensor, shape (..., n, k)
         u, the same memory as ``log_joint``.
-    free_energy : Tensor, shape (n,)
+    free_energy : Tensor, shape (..., n)
         F, the maximum over the simplex of sum_k u_k h_k + H(u)/beta.
 
     Examples
@@ -42,24 +42,23 @@ def softargmax_(log_joint: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
     >>> bound.exp()
     tensor([0.8000])
     """
-    if log_joint.shape[1] == 1:
-        free_energy = log_joint[:, 0].clone()
+    if log_joint.shape[-1] == 1:
+        free_energy = log_joint[..., 0].clone()
         return log_joint.fill_(1.0), free_energy
-    largest = log_joint.amax(dim=1, keepdim=True)
+    largest = log_joint.amax(dim=-1, keepdim=True)
     # A row that no component can explain (all -inf) must give -inf, not NaN.
-    largest.nan_to_num_(neginf=0.0, nan=math.nan)
+    largest.clamp_min_(torch.finfo(largest.dtype).min)
     log_joint.sub_(largest)
     if beta != 1.0:
         log_joint.mul_(beta)
     torch.nn.functional.threshold_(log_joint, _LOG_TINY.get(log_joint.dtype, -60.0), -math.inf)
     code = log_joint.exp_()
-    total = code.sum(dim=1, keepdim=True)
-    free_energy = total.log().div_(beta).add_(largest)[:, 0]
-    # An unexplained row is shared out evenly: it weighs on nothing more than on anything else.
-    unexplained = total == 0
-    if bool(unexplained.any()):
-        code.add_(unexplained)
-        total = code.sum(dim=1, keepdim=True)
+    total = code.sum(dim=-1, keepdim=True)
+    free_energy = total.log().div_(beta).add_(largest)[..., 0]
+    if float(total.amin()) == 0:
+        # An unexplained row is shared out evenly: it weighs on nothing more than on anything else.
+        code.add_(total == 0)
+        total = code.sum(dim=-1, keepdim=True)
     return code.div_(total), free_energy
 
 
