@@ -74,9 +74,22 @@ def main() -> None:
                         scores.setdefault(contender, []).append(model.score(x))
                 best = max(max(values) for values in scores.values())
                 for seed in range(2 if options.quick else 6):
-                    peer = Peer(k, covariance_type=covariance, n_init=20, tol=1e-6, max_iter=1000, random_state=100 + seed)
+                    peer = Peer(
+                        k,
+                        covariance_type=covariance,
+                        n_init=20,
+                        tol=1e-6,
+                        max_iter=1000,
+                        random_state=100 + seed,
+                    )
                     ours = mixcoder.GaussianMixture(
-                        k, covariance_type=covariance, n_init=5, tol=1e-7, max_iter=1000, random_state=seed, reg_covar=1e-6
+                        k,
+                        covariance_type=covariance,
+                        n_init=5,
+                        tol=1e-7,
+                        max_iter=1000,
+                        random_state=seed,
+                        reg_covar=1e-6,
                     )
                     best = max(best, peer.fit(x).score(x), ours.fit(x).score(x))
                 n_cells += 1

@@ -16,10 +16,22 @@ _HOMES = {
 }
 _MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives")
 
-__all__ = ["GaussianMixture", "KMeans", "Mixture", "MixtureAutoencoder", "__version__", "load", *_MODULES]
+__all__ = [
+    "GaussianMixture",
+    "KMeans",
+    "Mixture",
+    "MixtureAutoencoder",
+    "__version__",
+    "components",
+    "encoders",
+    "errors",
+    "estimators",
+    "load",
+    "objectives",
+]
 
 if TYPE_CHECKING:
-    from mixcoder import checks, components, encoders, errors, estimators, objectives
+    from mixcoder import components, encoders, errors, estimators, objectives
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import GaussianMixture, KMeans, Mixture, load
 

@@ -28,10 +28,9 @@ _SUM_TOLERANCE = 1e-8
 def block_rows(n_components: int, width: int, itemsize: int) -> int:
     """Return how many rows a block has: its features and its code then share a core's cache.
 
-    A few thousand rows at least keep the products efficient and the interpreter out of the way.
+    A thousand rows at least keep the products efficient and the interpreter out of the way.
     """
-    row_bytes = itemsize * (2 * n_components + 2 * width)
-    rows = (4 << 20) // max(1, row_bytes)
+    rows = (2 << 20) // (itemsize * max(1, 2 * n_components + width))
     return 1 << max(10, min(15, rows.bit_length() - 1))
 
 
@@ -124,7 +123,8 @@ class MixtureAutoencoder:
 
         def write(block: Block, log_joint: Tensor, offset: Tensor | None) -> None:
             del offset
-            code[block.start : block.stop] = self.encoder.encode_with_bound_(log_joint)[0]
+            part = self.encoder.encode_with_bound_(log_joint)[0]
+            code[block.start : block.stop] = part if isinstance(part, Tensor) else part.dense(x.dtype)
 
         self._sweep(x, write)
         return code
@@ -137,7 +137,7 @@ class MixtureAutoencoder:
             del offset
             index[block.start : block.stop] = rowwise_argmax(log_joint)
 
-        self._sweep(x, write)
+        self._sweep(x, write, column_major=False)
         return index
 
     # decode: code -> row
@@ -160,7 +160,7 @@ class MixtureAutoencoder:
             )
             rows[block.start : block.stop] = self.decode(code)
 
-        self._sweep(x, write)
+        self._sweep(x, write, column_major=not hard)
         return rows
 
     def prototypes(self) -> Tensor:
@@ -208,16 +208,27 @@ class MixtureAutoencoder:
         index = torch.multinomial(weights, n_rows, replacement=True, generator=generator)
         return self.frame.undo(self.family.sample(self.params, index, generator)), index
 
-    def kernel(self, dtype: torch.dtype, workspace: Workspace) -> Kernel[Any, Any]:
+    def kernel(
+        self, dtype: torch.dtype, workspace: Workspace, *, column_major: bool = True
+    ) -> Kernel[Any, Any]:
         """Return the pass that reports log-densities."""
-        setting = PassSetting(dtype, workspace, self.magnitude, _REPORT_TOLERANCE[dtype])
+        setting = PassSetting(
+            dtype, workspace, self.magnitude, _REPORT_TOLERANCE[dtype], column_major=column_major
+        )
         return self.family.kernel(self.params, self.log_weights, setting)
 
-    def _sweep(self, x: Tensor, write: Callable[[Block, Tensor, Tensor | None], None]) -> None:
+    def _sweep(
+        self,
+        x: Tensor,
+        write: Callable[[Block, Tensor, Tensor | None], None],
+        *,
+        column_major: bool = True,
+    ) -> None:
         """Call ``write(block, log_joint, row_offset)`` on every block of rows."""
         source: Source = TensorSource(x)
-        kernel = self.kernel(x.dtype, Workspace())
-        rows = block_rows(self.n_components, self.n_features, x.element_size())
+        kernel = self.kernel(x.dtype, Workspace(), column_major=column_major)
+        width = self.family.width(self.n_features)
+        rows = block_rows(self.n_components, width, x.element_size())
 
         def visit(block: Block) -> None:
             expanded = kernel.expand(block.x, self.frame)

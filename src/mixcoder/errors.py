@@ -6,6 +6,7 @@ estimators stay scikit-learn's own.
 
     MixcoderError
     |-- DataError (ValueError)              the rows
+    |   |-- DataTypeError (TypeError)       the rows are no numbers: dates, text, a sparse matrix
     |   `-- DataChangedError                the rows are no longer those that were read first
     |-- FitError (ValueError)               the fit
     |-- EngineError (RuntimeError)          where the fit runs
@@ -24,6 +25,7 @@ __all__ = [
     "CorruptModelError",
     "DataChangedError",
     "DataError",
+    "DataTypeError",
     "DegenerateComponentWarning",
     "DegenerateFeatureWarning",
     "EngineError",
@@ -43,6 +45,10 @@ class MixcoderError(Exception):
 
 class DataError(MixcoderError, ValueError):
     """Raised when rows cannot be used: wrong shape or type, a value not finite, a negative weight."""
+
+
+class DataTypeError(DataError, TypeError):
+    """Raised when rows are of a kind that is no table of real numbers, though NumPy might make one of it."""
 
 
 class DataChangedError(DataError):

@@ -701,22 +701,19 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(gaussian):
 )
 def test_progress_is_for_terminals(gaussian, words, environment, shows):
     ours, theirs = pty.openpty()
-    ran = subprocess.run(
-        [sys.executable, "-m", "mixcoder", *words.split(), "--json"],
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        check=True,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", **environment},
-    )
-    os.close(theirs)
+    command = [sys.executable, "-m", "mixcoder", *words.split(), "--json"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", **environment}
     seen = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            seen += chunk
-    except OSError:  # the other end is closed
-        pass
-    os.close(ours)
-    json.loads(ran.stdout)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as child:
+        os.close(theirs)
+        try:
+            while chunk := os.read(ours, 65536):  # all along: a terminal holds a few kilobytes only
+                seen += chunk
+        except OSError:  # the program has closed its end
+            pass
+        os.close(ours)
+        json.loads(child.stdout.read())
+    assert child.returncode == 0
     assert shows in seen
     assert shows or not seen
     assert not re.search(rb"\x1b\[[0-9;]*3[0-7]m", seen)  # no colours

@@ -103,7 +103,7 @@ def hard_and_one_hot_codes_have_one_bound(subject: Subject) -> None:
 def a_code_sees_only_differences(subject: Subject) -> None:
     """Adding one number to a row moves its bound by that number and its code not at all: row terms may be left out."""
     log_joint = 3 * torch.randn(60, 5, generator=random(411), dtype=torch.float64)
-    shift = 100 * torch.randn(60, 1, generator=random(412), dtype=torch.float64)
+    shift = 1000 * torch.randn(60, 1, generator=random(412), dtype=torch.float64)
     code, moved = (subject.encoder.encode(h.clone()) for h in (log_joint, log_joint + shift))
     require_close(_dense(moved, torch.float64), _dense(code, torch.float64), 1e-10, "code of shifted rows")
     one, two = subject.encoder.bound(log_joint, code), subject.encoder.bound(log_joint + shift, code)
@@ -119,6 +119,21 @@ def components_have_no_order(subject: Subject) -> None:
     require_close(permuted, code[:, order], 1e-13, "code of permuted components")
     some = _dense(subject.encoder.encode(log_joint[20:30].clone()), torch.float64)
     require_close(some, code[20:30], 1e-13, "code of some of the rows")
+
+
+def mixtures_side_by_side_are_coded_apart(subject: Subject) -> None:
+    """Leading axes are separate mixtures of the same rows: each has the code and the bound that it has alone."""
+    log_joint = 3 * torch.randn(60, 10, generator=random(418), dtype=torch.float64)
+    groups = log_joint.unflatten(1, (2, 5)).transpose(0, 1)  # (g, n, k), not contiguous
+    alone = [subject.encoder.encode_with_bound_(group.clone()) for group in groups]
+    code, bound = subject.encoder.encode_with_bound_(groups)
+    dense = _dense(code, torch.float64)
+    require(tuple(dense.shape) == (2, 60, 5), f"codes of (2, 60, 5) have shape {tuple(dense.shape)}")
+    for group, (own, best) in enumerate(alone):
+        require_close(dense[group], _dense(own, torch.float64), 1e-13, f"code of mixture {group} of two")
+        require_close(bound[group], best, 1e-13, f"bound of mixture {group} of two")
+    if isinstance(code, Tensor):
+        require_same_bits(groups, code, "the scratch that a soft code is written into")
 
 
 def unexplained_rows_do_no_harm(subject: Subject) -> None:
@@ -166,6 +181,7 @@ LAWS: tuple[Callable[[Subject], None], ...] = (
     hard_and_one_hot_codes_have_one_bound,
     a_code_sees_only_differences,
     components_have_no_order,
+    mixtures_side_by_side_are_coded_apart,
     unexplained_rows_do_no_harm,
     a_schedule_settles,
     values_are_frozen_and_survive_pickling,

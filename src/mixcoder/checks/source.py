@@ -207,7 +207,7 @@ def source_checks(
 def _checks(factory: SourceFactory) -> Iterator[Check]:
     subject = Subject(factory, getattr(factory, "__name__", repr(factory)))
     for law in LAWS:
-        yield Check(law, subject)
+        yield Check(law, subject, one_thread=False)
 
 
 def _tables() -> list[tuple[Tensor, Tensor | None]]:

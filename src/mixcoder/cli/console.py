@@ -98,9 +98,9 @@ def progress(task: str, total: int | None = None, *, quiet: bool = False) -> Ite
         TimeElapsedColumn,
     )
 
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30)]
+    columns = [SpinnerColumn(), TextColumn("{task.description}")]
     if total is not None:
-        columns.append(MofNCompleteColumn())
+        columns += [BarColumn(bar_width=30), MofNCompleteColumn()]
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         handle = bar.add_task(task, total=total)
         yield lambda done: bar.advance(handle, done)

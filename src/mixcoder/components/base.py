@@ -50,6 +50,19 @@ class Params:
                 changes[field.name] = value[index]
         return replace(self, **changes)
 
+    def put(self, index: Tensor, other: Self) -> Self:
+        """Return the parameters with the components at ``index`` replaced by those of ``other``, in order."""
+        changes: dict[str, Any] = {}
+        for field in fields(self):
+            if field.name in self.shared:
+                continue
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(mine, tuple):
+                changes[field.name] = tuple(a.put(index, b) for a, b in zip(mine, theirs, strict=True))
+            else:
+                changes[field.name] = mine.index_copy(0, index, theirs.to(mine.dtype))
+        return replace(self, **changes)
+
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return the parameters on another device or in another floating dtype."""
         changes: dict[str, Any] = {}
@@ -135,6 +148,10 @@ class Family(ABC, Generic[P, S]):
         del std
         return Frame.identity(mean.shape[0], mean.device)
 
+    def width(self, n_features: int) -> int:
+        """Return how many numbers of a row a pass multiplies: it sizes blocks and budgets."""
+        return n_features
+
     def seeding_view(self, x: Tensor) -> Tensor:
         """Return the rows as points among which Euclidean distances mean something, shape (n, e)."""
         return x
@@ -181,15 +198,16 @@ class PassSetting:
         Root mean square of each feature in working coordinates.
     tolerance : float
         Largest error, in nats, that the arithmetic may make on a row of typical size; inf for any.
-    column_major : bool, optional
-        How blocks are laid out; by default as suits the number of components.
+    column_major : bool
+        Whether blocks are stored column by column: best for soft codes, whose sums along a row become sums
+        of long columns; hard codes search along rows.
     """
 
     dtype: torch.dtype
     workspace: Workspace
     magnitude: Tensor
     tolerance: float
-    column_major: bool | None = None
+    column_major: bool = True
 
 
 @dataclass(frozen=True)
@@ -209,7 +227,7 @@ class Kernel(Generic[P, S]):
         """Return the block in working coordinates and compute precision."""
         if frame.is_identity:
             return x.to(self.dtype)
-        out = self.workspace.take("rows", *x.shape, self.dtype, x.device)
+        out = self.workspace.take("rows", x.shape[0], x.shape[1], self.dtype, x.device)
         return frame.apply(x, out=out)
 
     def log_joint(self, rows: Tensor) -> Tensor:

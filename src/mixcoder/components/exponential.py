@@ -18,6 +18,7 @@ from mixcoder.statistics import Moments
 
 P = TypeVar("P", bound=Params)
 
+
 class ExponentialFamily(Family[P, Moments]):
     r"""A family whose log-density is linear in features of the row.
 
@@ -74,9 +75,7 @@ class ExponentialFamily(Family[P, Moments]):
         common = self.common_term(params, x)
         return result if common is None else result + common[:, None]
 
-    def statistics(
-        self, params: P | None, x: Tensor, code: Code, weights: Tensor | None = None
-    ) -> Moments:
+    def statistics(self, params: P | None, x: Tensor, code: Code, weights: Tensor | None = None) -> Moments:
         """Return counts, sums of T, and sums of t over the rows."""
         del params
         if not isinstance(code, HardCode) and weights is not None:
@@ -100,10 +99,6 @@ class ExponentialFamily(Family[P, Moments]):
         natural = self.natural(params)
         natural[:, 0] += log_weights
         d = setting.magnitude.shape[0]
-        column_major = setting.column_major
-        if column_major is None:
-            # Few components: sums along a row are short, sums down a column long (see Workspace.take).
-            column_major = natural.shape[0] <= 32 and natural.shape[1] <= 256
         largest = 0.0
         if setting.tolerance < math.inf:
             typical = self.features(setting.magnitude[None])[0].abs_()
@@ -119,7 +114,7 @@ class ExponentialFamily(Family[P, Moments]):
                     natural.to(dtype),
                     self.common(params),
                     d,
-                    column_major,
+                    setting.column_major,
                 )
         return Kernel(self, params, log_weights, torch.float64, setting.workspace)
 
@@ -167,7 +162,8 @@ class FeatureKernel(Kernel[P, Moments]):
 
     def statistics(self, rows: Tensor, code: Code, weights: Tensor | None) -> Moments:
         """Return counts and sums of the block; pooled sums are not this pass's business."""
-        out = self.workspace.take("sums", *self.natural.shape, self.dtype, rows.device)
+        k, width = self.natural.shape
+        out = self.workspace.take("sums", k, width, self.dtype, rows.device)
         sums = class_sums(code, rows, weights, out=out).to(torch.float64, copy=True)
         return Moments(sums[:, 0], sums[:, 1:])
 

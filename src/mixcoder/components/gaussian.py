@@ -14,7 +14,6 @@ from mixcoder.components.exponential import ExponentialFamily
 from mixcoder.ops.frame import Frame
 
 
-
 @dataclass(frozen=True)
 class GaussianParams(Params):
     """Parameters with a mean per component.
@@ -78,9 +77,7 @@ class Gaussian(ExponentialFamily[P]):
 
 def standard_normal(n_rows: int, like: Tensor, generator: torch.Generator) -> Tensor:
     """Return independent standard normal numbers, shape (n, d), d from the last axis of ``like``."""
-    return torch.randn(
-        n_rows, like.shape[-1], generator=generator, dtype=like.dtype, device=like.device
-    )
+    return torch.randn(n_rows, like.shape[-1], generator=generator, dtype=like.dtype, device=like.device)
 
 
 def three_means() -> Tensor:

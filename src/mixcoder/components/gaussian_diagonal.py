@@ -79,9 +79,7 @@ class GaussianDiagonal(Gaussian[GaussianDiagonalParams]):
         floor = variance_floor(total, self.min_variance)
         return GaussianDiagonalParams(means, torch.maximum(variances + self.added(means), floor))
 
-    def sample(
-        self, params: GaussianDiagonalParams, index: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, params: GaussianDiagonalParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + sigma_k e, e standard normal."""
         noise = standard_normal(len(index), params.means, generator)
         return params.means[index] + params.variances.sqrt()[index] * noise

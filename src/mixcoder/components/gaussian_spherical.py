@@ -72,9 +72,7 @@ class GaussianSpherical(Gaussian[GaussianSphericalParams]):
         floor = variance_floor(pooled[None], self.min_variance)
         return GaussianSphericalParams(means, torch.maximum(variances + self.added(means).mean(), floor))
 
-    def sample(
-        self, params: GaussianSphericalParams, index: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, params: GaussianSphericalParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + sigma_k e, e standard normal."""
         noise = standard_normal(len(index), params.means, generator)
         return params.means[index] + params.variances.sqrt()[index, None] * noise

@@ -98,7 +98,7 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
         norms = x.new_empty(x.shape[0], params.n_components)
         for k, mean in enumerate(params.means.to(x.dtype)):
             norms[:, k] = ((x - mean) @ whitener.T).square().sum(1)
-        return norms.mul_(-0.5).add_(float(_log_constant(params)))
+        return norms.mul_(-0.5).add_(_log_constant(params)[0].to(x.dtype))
 
     def maximize(self, statistics: Moments) -> GaussianTiedParams:
         """Return means and the floored pooled covariance within components."""

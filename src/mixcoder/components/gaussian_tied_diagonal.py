@@ -69,7 +69,7 @@ class GaussianTiedDiagonal(Gaussian[GaussianTiedDiagonalParams]):
         """Return the log-density through differences, shape (n, k)."""
         precisions = params.variances.reciprocal().expand_as(params.means)
         norms = scaled_square_norms(x, params.means, precisions)
-        return norms.mul_(-0.5).add_(-0.5 * float((params.variances.log() + LOG_2PI).sum()))
+        return norms.mul_(-0.5).add_(-0.5 * (params.variances.log() + LOG_2PI).sum().to(x.dtype))
 
     def maximize(self, statistics: Moments) -> GaussianTiedDiagonalParams:
         """Return means and the floored pooled variances within components."""
@@ -85,9 +85,7 @@ class GaussianTiedDiagonal(Gaussian[GaussianTiedDiagonalParams]):
             means.flatten(0, 1), torch.maximum(variances + self.added(means), floor)
         )
 
-    def sample(
-        self, params: GaussianTiedDiagonalParams, index: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, params: GaussianTiedDiagonalParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + sigma e, e standard normal."""
         noise = standard_normal(len(index), params.means, generator)
         return params.means[index] + params.variances[0].sqrt() * noise

@@ -81,7 +81,7 @@ class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
         """Return the log-density through differences, shape (n, k)."""
         precisions = params.variance.reciprocal().expand(params.n_components, 1)
         norms = scaled_square_norms(x, params.means, precisions)
-        return norms.mul_(-0.5).add_(float(_log_constant(params)))
+        return norms.mul_(-0.5).add_(_log_constant(params)[0].to(x.dtype))
 
     def maximize(self, statistics: Moments) -> GaussianTiedSphericalParams:
         """Return means and the floored mean variance within components, or the fixed one."""
@@ -105,6 +105,10 @@ class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
         """Return mu_k + sigma e, e standard normal."""
         noise = standard_normal(len(index), params.means, generator)
         return params.means[index] + params.variance.sqrt() * noise
+
+    def n_parameters(self, params: GaussianTiedSphericalParams) -> int:
+        """Return k d, and one more where the variance is fitted."""
+        return params.means.numel() + (self.variance is None)
 
     def in_frame(self, frame: Frame) -> Self:
         """Return the family with its variances in squared working units."""

@@ -17,7 +17,6 @@ from mixcoder.components.gaussian_diagonal import GaussianDiagonal
 from mixcoder.components.gaussian_tied import GaussianTied
 from mixcoder.components.poisson import Poisson
 from mixcoder.ops.frame import Frame
-from mixcoder.ops.workspace import Workspace
 from mixcoder.statistics import Statistics
 
 Columns: TypeAlias = Sequence[int] | slice
@@ -227,11 +226,7 @@ class Product(Family[ProductParams, ProductStatistics]):
     def width(self, n_features: int) -> int:
         """Return how many features of a row a pass multiplies, summed over the parts."""
         del n_features
-        widths = [
-            family.width(len(columns)) if hasattr(family, "width") else len(columns)
-            for family, columns in cast("Any", self._parts)
-        ]
-        return sum(widths)
+        return sum(family.width(len(columns)) for family, columns in self._parts)
 
     def kernel(
         self, params: ProductParams, log_weights: Tensor, setting: PassSetting
@@ -241,7 +236,7 @@ class Product(Family[ProductParams, ProductStatistics]):
         for (family, columns), part in zip(self._parts, params.parts, strict=True):
             own = replace(
                 setting,
-                workspace=Workspace(),  # parts would write into each other's buffers
+                workspace=setting.workspace.child(str(len(kernels))),
                 magnitude=setting.magnitude[list(columns)],
                 tolerance=setting.tolerance / len(self.parts),
             )

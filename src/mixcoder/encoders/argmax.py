@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, final
 
@@ -43,7 +44,7 @@ class Argmax(Encoder):
         return HardCode(index, log_joint.shape[-1]), best
 
     @classmethod
-    def examples(cls) -> list[Self]:
+    def examples(cls) -> Sequence[Self]:
         """Return the one argmax."""
         return [cls()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 from torch import Tensor
@@ -47,5 +48,5 @@ class Encoder(ABC):
 
     @classmethod
     @abstractmethod
-    def examples(cls) -> list[Self]:
+    def examples(cls) -> Sequence[Self]:
         """Return encoders for the conformance checks and the documentation."""

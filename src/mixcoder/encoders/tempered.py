@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self, final
 
@@ -82,6 +83,6 @@ class Tempered(Encoder):
         return self.target_beta is None or self.beta == self.target_beta
 
     @classmethod
-    def examples(cls) -> list[Self]:
+    def examples(cls) -> Sequence[Self]:
         """Return a hot, a cold and a scheduled encoder."""
         return [cls(0.3), cls(4.0), cls(0.2, target_beta=1.0)]

@@ -24,9 +24,12 @@ except ImportError:  # scikit-learn < 1.9
 class IterationTask:
     """Tells callbacks of every iteration of a fit, and listens to whether one asks to stop."""
 
-    def __init__(self, estimator: Any, n_init: int, max_iter: int) -> None:
-        self._estimator = estimator
+    def __init__(
+        self, estimator: Any, n_init: int, max_iter: int, *, X: Any, y: Any, sample_weight: Any
+    ) -> None:
         self._max_iter = max_iter
+        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self._rows = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self._context: Any = None
         self._init: Any = None
         self._attempt = -1
@@ -34,30 +37,30 @@ class IterationTask:
         if HAS_CALLBACKS:
             self._context = estimator._init_callback_context(max_subtasks=n_init)
             if self._active:
-                self._context.call_on_fit_task_begin(estimator=estimator)
+                self._context.call_on_fit_task_begin(**self._rows)
 
-    def __call__(self, attempt: int, fitted: Callable[[], Any]) -> bool:
-        """Report the end of an iteration; ``fitted`` builds the estimator as it would be now."""
+    def __call__(self, attempt: int, attributes: Callable[[], dict[str, Any]]) -> bool:
+        """Report the end of an iteration; ``attributes`` are those of the estimator if it stopped now."""
         if not self._active:
             return False
         if attempt != self._attempt:
             self._close_init()
             self._init = self._context.subcontext(task_name="start", max_subtasks=self._max_iter)
-            self._init.call_on_fit_task_begin(estimator=self._estimator)
+            self._init.call_on_fit_task_begin(**self._rows)
             self._attempt = attempt
         task = self._init.subcontext(task_name="iteration")
-        task.call_on_fit_task_begin(estimator=self._estimator)
-        return bool(task.call_on_fit_task_end(estimator=self._estimator, fitted_estimator=fitted))
+        task.call_on_fit_task_begin(**self._rows)
+        return bool(task.call_on_fit_task_end(**self._rows, reconstruction_attributes=attributes))
 
     def close(self) -> None:
         """Report the end of the fit."""
         if self._active:
             self._close_init()
-            self._context.call_on_fit_task_end(estimator=self._estimator)
+            self._context.call_on_fit_task_end(**self._rows, reconstruction_attributes=dict)
 
     def _close_init(self) -> None:
         if self._init is not None:
-            self._init.call_on_fit_task_end(estimator=self._estimator)
+            self._init.call_on_fit_task_end(**self._rows)
             self._init = None
 
 
@@ -70,9 +73,7 @@ def all_or_nothing(estimator: Any) -> Any:
     except BaseException:
         after = vars(estimator)
         callbacks = {
-            name: after[name]
-            for name in ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
-            if name in after
+            name: after[name] for name in ("_callback_fit_ctx", "_skl_callbacks_to_teardown") if name in after
         }
         after.clear()
         after.update(before | callbacks)

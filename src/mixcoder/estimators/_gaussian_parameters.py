@@ -47,9 +47,7 @@ def shape_of(covariance_type: str, k: int, d: int) -> tuple[int, ...]:
     }[covariance_type]
 
 
-def params_of(
-    covariance_type: str, means: Tensor, matrices: Tensor, frame: Frame, *, precision: bool
-) -> Any:
+def params_of(covariance_type: str, means: Tensor, matrices: Tensor, frame: Frame, *, precision: bool) -> Any:
     """Return parameters in working coordinates from means and covariances (or precisions) of the rows."""
     means = frame.apply(means)
     scale = frame.scale

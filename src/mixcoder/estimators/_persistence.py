@@ -265,7 +265,9 @@ def _pack_params(params: Params, prefix: str, arrays: dict[str, np.ndarray[Any, 
     return packed
 
 
-def _unpack_params(packed: Mapping[str, Any], prefix: str, arrays: Mapping[str, Tensor], family: Any) -> Params:
+def _unpack_params(
+    packed: Mapping[str, Any], prefix: str, arrays: Mapping[str, Tensor], family: Any
+) -> Params:
     """Return the parameters; their class is that of the family's own examples."""
     return _unpack_like(type(family).examples()[0][1], packed, prefix, arrays, family)
 

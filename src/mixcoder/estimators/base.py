@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,22 @@ from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
 from mixcoder.autoencoder import MixtureAutoencoder, code_length
-from mixcoder.errors import DegenerateComponentWarning, DegenerateFeatureWarning, OverfitWarning, PrecisionWarning
+from mixcoder.errors import (
+    DataError,
+    DegenerateComponentWarning,
+    DegenerateFeatureWarning,
+    OverfitWarning,
+    PrecisionWarning,
+)
 from mixcoder.estimators._callbacks import CallbackSupportMixin, IterationTask
 from mixcoder.estimators._validation import (
-    as_tensor,
     check_domain,
+    label_of,
     like_input,
+    numbers_of,
     require_finite,
     rows_of,
+    unit_of,
     weights_of,
 )
 from mixcoder.fitting.alternate import FitResult, Step
@@ -35,6 +43,11 @@ from mixcoder.sources import TensorSource
 
 # Beyond this many standard deviations from zero, float32 has fewer than two digits left for the data.
 _FLOAT32_OFFSET = 1e5
+
+# How far the entries of a code may sum from one: the rounding of float16.
+_SIMPLEX_TOLERANCE = 1e-3
+
+_BLOCK = 1 << 14
 
 
 class AutoencoderEstimator(
@@ -52,6 +65,16 @@ class AutoencoderEstimator(
     def _n_fitted_components(self) -> int:
         """Number of components asked for."""
 
+    @property
+    @abstractmethod
+    def weights_(self) -> Any:
+        """Weights of the components, shape (n_components,), summing to one."""
+
+    @property
+    def n_effective_components_(self) -> int:
+        """Number of components with a weight: the others the rows do not need."""
+        return int((self.weights_ > 0).sum())
+
     # What a fitted model answers
 
     def encode(self, X: Any) -> Any:
@@ -67,7 +90,8 @@ class AutoencoderEstimator(
             Responsibilities, shape (n_samples, n_components), or, for a hard encoder, the component of
             each row, int64, shape (n_samples,).
         """
-        code = self._fitted().encode(self._rows(X))
+        model, x = self._asked(X)
+        code = model.encode(x)
         return like_input(code.index if isinstance(code, HardCode) else code, X)
 
     def decode(self, code: Any) -> Any:
@@ -83,19 +107,24 @@ class AutoencoderEstimator(
         rows : array, shape (n_samples, n_features)
         """
         model = self._fitted()
-        rows = model.decode(self._code(code))
+        values = self._code(code)
+        rows = on_device(model, (values.index if isinstance(values, HardCode) else values).device).decode(
+            values
+        )
         return like_input(rows.to(self._dtype()), code)
 
     def reconstruct(self, X: Any) -> Any:
         """Return decode(encode(X)), shape (n_samples, n_features), without keeping the codes."""
-        return like_input(self._fitted().reconstruct(self._rows(X)), X)
+        model, x = self._asked(X)
+        return like_input(model.reconstruct(x), X)
 
     def predict(self, X: Any) -> Any:
         """Return the most probable component of each row, shape (n_samples,)."""
-        return like_input(self._fitted().assign(self._rows(X)), X)
+        model, x = self._asked(X)
+        return like_input(model.assign(x), X)
 
     def inverse_transform(self, X: Any) -> Any:
-        """Return the decoded rows of codes; the inverse of ``encode`` as far as there is one."""
+        """Return the decoded rows of codes; the inverse of ``transform`` as far as there is one."""
         return self.decode(X)
 
     def rate(self, X: Any, *, flat: bool = False) -> float:
@@ -110,23 +139,21 @@ class AutoencoderEstimator(
         flat : bool
             Whether to count log2 K bits for every row instead, as for a codebook without entropy coder.
         """
-        model = self._fitted()
+        model, x = self._asked(X)
         if flat:
             return math.log2(model.n_components)
         log_weights = self._coding_log_weights(model)
-        x = self._rows(X)
         total = 0.0
-        for at in range(0, x.shape[0], 1 << 14):
-            total += float(code_length(model.encode(x[at : at + (1 << 14)]), log_weights).double().sum())
+        for block in x.split(_BLOCK):
+            total += float(code_length(model.encode(block), log_weights).double().sum())
         return total / x.shape[0]
 
     def distortion(self, X: Any) -> float:
         """Return the mean squared error of the reconstructions, summed over features."""
-        model, x = self._fitted(), self._rows(X)
+        model, x = self._asked(X)
         total = 0.0
-        for at in range(0, x.shape[0], 1 << 14):
-            block = x[at : at + (1 << 14)]
-            total += float((block - model.reconstruct(block)).double().square().sum())
+        for block in x.split(_BLOCK):
+            total += float((block.double() - model.decode(model.encode(block)).double()).square().sum())
         return total / x.shape[0]
 
     def save(self, path: Any, *, overwrite: bool = True) -> str:
@@ -152,56 +179,77 @@ class AutoencoderEstimator(
     def _dtype(self) -> torch.dtype:
         return getattr(torch, self._dtype_name)
 
-    def _rows(self, X: Any) -> Tensor:
-        check_is_fitted(self, "model_")
+    def _asked(self, X: Any) -> tuple[MixtureAutoencoder, Tensor]:
+        """Return the model, on the device of the rows, and the rows that it is asked about."""
+        model = self._fitted()
         x = rows_of(self, X, reset=False)
         require_finite(self, x, scan_range(TensorSource(x)))
-        check_domain(self.model_.family.check_rows, x)
-        if x.device != self.model_.device:
-            self.model_ = self.model_.to(x.device)
-        return x
+        check_domain(self, model.family.check_rows, x)
+        return on_device(model, x.device), x
 
     def _code(self, code: Any) -> Code:
-        model = self._fitted()
-        if isinstance(code, Tensor):
-            values = code
-        else:
-            array = np.asarray(code)
-            if array.dtype.kind not in "biuf":
-                raise TypeError(f"code must be numbers, got dtype {array.dtype}.")
-            values = as_tensor(array)
-        k = model.n_components
+        k = self._fitted().n_components
+        values = numbers_of(code, "code")
         if values.ndim == 1:
             index = values.to(torch.int64)
-            if values.is_floating_point() and not bool((index == values).all()):
-                raise ValueError("A one-dimensional code holds component numbers; got fractions.")
-            if len(index) and (int(index.min()) < 0 or int(index.max()) >= k):
-                raise ValueError(
-                    f"Component numbers must be in 0..{k - 1}, got {int(index.min())}..{int(index.max())}."
-                )
-            return HardCode(index.to(model.device), k)
+            if bool(((index != values) | (index < 0) | (index >= k)).any()):
+                raise DataError(f"A one-dimensional code holds component numbers, whole and in 0..{k - 1}.")
+            return HardCode(index, k)
         if values.ndim != 2 or values.shape[1] != k:
-            raise ValueError(
+            raise DataError(
                 f"code has shape {tuple(values.shape)}, expected (n_samples, {k}) responsibilities or "
                 "(n_samples,) component numbers."
             )
-        return values.to(device=model.device, dtype=torch.float64)
+        off = ((values.sum(1) - 1).abs() > _SIMPLEX_TOLERANCE) | (values < -_SIMPLEX_TOLERANCE).any(1)
+        if bool(off.any()):
+            row = int(torch.nonzero(off)[0, 0])
+            raise DataError(
+                f"Responsibilities are non-negative and sum to one, but row {row} of code has a sum of "
+                f"{float(values[row].sum()):.4g} and a smallest entry of {float(values[row].min()):.4g}."
+            )
+        return values
 
     def _coding_log_weights(self, model: MixtureAutoencoder) -> Tensor:
         """Return the log-probabilities that an entropy coder of the codes would use."""
         return model.log_weights
 
-    def _source(self, X: Any, sample_weight: Any, *, reset: bool = True, min_rows: int = 2) -> TensorSource:
+    def _source(
+        self, X: Any, sample_weight: Any, *, reset: bool = True, min_rows: int = 2
+    ) -> tuple[TensorSource, float]:
+        """Return the rows with their weights in a unit that belongs to them, and that unit."""
         x = rows_of(self, X, reset=reset, min_rows=min_rows)
         self._dtype_name = str(x.dtype).removeprefix("torch.")
         self._from_torch = isinstance(X, Tensor)
-        return TensorSource(x, weights_of(sample_weight, x))
+        weights = weights_of(sample_weight, x)
+        if weights is None:
+            return TensorSource(x), 1.0
+        unit = unit_of(weights)
+        return TensorSource(x, weights / unit), float(unit)
 
     def _checked_range(self, source: TensorSource, family: Any) -> Range:
         limits = scan_range(source)
         require_finite(self, source.x, limits)
-        check_domain(family.check_rows, source.x)
+        check_domain(self, family.check_rows, source.x)
         return limits
+
+    def _require_representable(self, problem: Problem, dtype: torch.dtype) -> None:
+        """Raise a DataError where squares of the rows, in their own units, are beyond a dtype."""
+        spread, limit = 1.0 / problem.frame.scale, torch.finfo(dtype)
+        name = str(dtype).removeprefix("torch.")
+        worst = int(spread.argmax())
+        if bool(spread[worst].square() > limit.max / 64):
+            raise DataError(
+                f"{label_of(self, worst).capitalize()} has a spread near {float(spread[worst]):.1e}, whose square "
+                f"overflows {name}: rescale the data, for example divide by {float(spread[worst]):.0e}."
+            )
+        least = int(spread.argmin())
+        if bool(spread[least].square() < 64 * limit.tiny):
+            warnings.warn(
+                f"{label_of(self, least).capitalize()} has a spread near {float(spread[least]):.1e}, whose square "
+                f"underflows {name}: codes and scores are right, but (co)variances read as zero. Rescale the data.",
+                PrecisionWarning,
+                stacklevel=5,
+            )
 
     def _generator(self) -> torch.Generator:
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)  # type: ignore[attr-defined]
@@ -222,70 +270,65 @@ class AutoencoderEstimator(
 
     def _tell(self, result: FitResult, problem: Problem, seen: Scan, *, n_parameters: int) -> None:
         """Warn of what the user should know about the fit."""
-        name = type(self).__name__
-        constant = torch.nonzero(seen.constant)[:, 0].tolist()
-        if constant and problem.source.n_rows > 1:
-            labels = getattr(self, "feature_names_in_", None)
-            shown = constant if labels is None else [str(labels[i]) for i in constant]
-            warnings.warn(
-                f"Columns {shown} are constant: they tell no component from another.",
-                DegenerateFeatureWarning,
-                stacklevel=4,
+        for category, message in self._remarks(result, problem, seen, n_parameters):
+            warnings.warn(message, category, stacklevel=5)
+
+    def _remarks(
+        self, result: FitResult, problem: Problem, seen: Scan, n_parameters: int
+    ) -> list[tuple[type[Warning], str]]:
+        name, source = type(self).__name__, problem.source
+        remarks: list[tuple[type[Warning], str]] = []
+
+        def labels(columns: Tensor) -> str:
+            return ", ".join(label_of(self, int(i)) for i in torch.nonzero(columns)[:, 0])
+
+        if bool(seen.constant.any()) and source.n_rows > 1:
+            told = f"Constant: {labels(seen.constant)}. Such columns tell no component from another."
+            remarks.append((DegenerateFeatureWarning, told))
+        far = (seen.mean.abs() > _FLOAT32_OFFSET * seen.std) & ~seen.constant
+        if source.dtype == torch.float32 and bool(far.any()):
+            told = (
+                f"More than {_FLOAT32_OFFSET:.0e} standard deviations from zero: {labels(far)}. float32 has no "
+                "digits left there. Subtract an offset in float64."
             )
-        if problem.source.dtype == torch.float32:
-            far = seen.mean.abs() > _FLOAT32_OFFSET * seen.std
-            far &= ~seen.constant
-            if bool(far.any()):
-                warnings.warn(
-                    f"Columns {torch.nonzero(far)[:, 0].tolist()} lie more than {_FLOAT32_OFFSET:.0e} standard "
-                    "deviations from zero: float32 has no digits left for them. Subtract an offset in float64.",
-                    PrecisionWarning,
-                    stacklevel=4,
-                )
+            remarks.append((PrecisionWarning, told))
         if result.refilled:
-            warnings.warn(
+            told = (
                 f"Components {list(result.refilled)} lost their rows during the fit and were given those that "
-                f"the others explained worst; {name} may do with fewer components.",
-                DegenerateComponentWarning,
-                stacklevel=4,
+                f"the others explained worst; {name} may do with fewer components."
             )
+            remarks.append((DegenerateComponentWarning, told))
+        unused = torch.nonzero(result.model.log_weights.isneginf())[:, 0].tolist()
+        if unused:
+            told = f"Components {unused} are not needed: their weight is zero. Ask for fewer components."
+            remarks.append((DegenerateComponentWarning, told))
         collapsed = describe(result.model, problem.variances)
         if collapsed:
-            warnings.warn(
+            told = (
                 f"Components {collapsed} collapsed onto the variance floor in some direction: they hold few or "
-                "nearly identical rows. Fewer components, a simpler covariance or a larger floor avoid it.",
-                DegenerateComponentWarning,
-                stacklevel=4,
+                "nearly identical rows. Fewer components, a simpler covariance or a larger floor avoid it."
             )
-        if n_parameters > problem.source.n_rows * problem.source.n_features:
-            warnings.warn(
-                f"{name} has {n_parameters} parameters for {problem.source.n_rows} rows of "
-                f"{problem.source.n_features} features: it repeats the data rather than describing it.",
-                OverfitWarning,
-                stacklevel=4,
+            remarks.append((DegenerateComponentWarning, told))
+        if n_parameters > source.n_rows * source.n_features:
+            told = (
+                f"{name} has {n_parameters} parameters for {source.n_rows} rows of {source.n_features} features: "
+                "it repeats the data rather than describing it."
             )
+            remarks.append((OverfitWarning, told))
         if not result.converged:
-            warnings.warn(
-                f"The fit did not converge: {result.reason}. Raise max_iter or tol, or check the data.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+            told = f"The fit did not converge: {result.reason}. Raise max_iter or tol, or check the data."
+            remarks.append((ConvergenceWarning, told))
+        return remarks
 
     def _on_step(self, task: IterationTask, problem: Problem) -> Any:
         """Return the function that tells callbacks of each step."""
 
         def on_step(attempt: int, step: Step) -> bool:
-            def fitted() -> Self:
-                from sklearn.base import clone
+            def attributes() -> dict[str, Any]:
+                model = problem.model(step.following, step.log_weights, step.encoder)
+                return {"model_": model, "n_iter_": step.iteration}
 
-                copy = clone(self)
-                copy.__dict__.update(
-                    {name: value for name, value in vars(self).items() if name not in vars(copy)}
-                )
-                copy.model_ = problem.model(step.following, step.log_weights, step.encoder)
-                return copy
-
-            return task(attempt, fitted)
+            return task(attempt, attributes)
 
         return on_step
 
@@ -295,3 +338,11 @@ class AutoencoderEstimator(
         tags.input_tags.allow_nan = False
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def on_device(model: MixtureAutoencoder, device: torch.device) -> MixtureAutoencoder:
+    """Return the model where the rows are."""
+    return model if model.device == device else model.to(device)
+
+
+__all__ = ["AutoencoderEstimator", "on_device"]

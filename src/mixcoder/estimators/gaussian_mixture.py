@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
@@ -25,11 +26,12 @@ from mixcoder.estimators._gaussian_parameters import (
     params_of,
     precision_factors_of,
 )
+from mixcoder.estimators._validation import Number
 from mixcoder.estimators.mixture import DensityEstimator, code_start, encoder_at
 from mixcoder.fitting.em import Problem
-from mixcoder.fitting.fit import Start, found_start, start_around, start_at_random
+from mixcoder.fitting.fit import Start, found_start, start_around, start_at_random, start_from_code
 from mixcoder.fitting.kmeans import kmeans_labels
-from mixcoder.fitting.seeding import plus_plus_batch
+from mixcoder.fitting.seeding import draw_distinct, plus_plus_batch
 from mixcoder.fitting.start import draw_sample
 
 # What keeps a covariance invertible where an explicit ``reg_covar`` is zero: rounding, nothing more.
@@ -109,10 +111,10 @@ class GaussianMixture(DensityEstimator):
     [1.0, 10.0]
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **DensityEstimator._parameter_constraints,
         "covariance_type": [StrOptions(set(FAMILIES))],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left"), None],
+        "reg_covar": [Number(Real, 0.0, math.inf, closed="left"), None],
         "init_params": [
             StrOptions({"auto", "kmeans", "k-means++", "random", "random_from_data"}),
             "array-like",
@@ -165,7 +167,9 @@ class GaussianMixture(DensityEstimator):
         self.step_exponent = step_exponent
 
     @classmethod
-    def from_parameters(cls, weights: Any, means: Any, covariances: Any, covariance_type: str = "full") -> Self:
+    def from_parameters(
+        cls, weights: Any, means: Any, covariances: Any, covariance_type: str = "full"
+    ) -> Self:
         """Return a fitted estimator with given parameters.
 
         Parameters
@@ -268,7 +272,7 @@ class GaussianMixture(DensityEstimator):
         if how == "random":
             return lambda attempt: start_at_random(problem, k, generator)
         if how == "kmeans":
-            return lambda attempt: code_start(problem, kmeans_labels(problem, k, generator), k)
+            return lambda attempt: start_from_code(problem, kmeans_labels(problem, k, generator), k)
 
         def at_rows(attempt: int) -> Start:
             del attempt
@@ -277,7 +281,7 @@ class GaussianMixture(DensityEstimator):
                 centres = plus_plus_batch(sample.view, sample.weights, k, 1, generator)[0]
                 chosen = torch.cdist(centres, sample.view).argmin(1)
             else:
-                chosen = torch.randperm(len(sample.rows), generator=generator)[:k]
+                chosen = draw_distinct(sample.weights, k, generator)
             return start_around(problem, sample.rows[chosen], Posterior())
 
         return at_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -12,15 +12,16 @@ from sklearn.base import ClusterMixin
 from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import GaussianTiedSpherical
 from mixcoder.encoders import Argmax
+from mixcoder.errors import DataError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
-from mixcoder.estimators._validation import as_tensor, like_input, weights_of
-from mixcoder.estimators.base import AutoencoderEstimator
+from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
+from mixcoder.estimators.base import AutoencoderEstimator, on_device
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit
 from mixcoder.fitting.kmeans import (
@@ -34,6 +35,7 @@ from mixcoder.fitting.scan import Scan
 from mixcoder.fitting.stream import Stream
 from mixcoder.ops.simplex import log_simplex
 from mixcoder.sources import Block, TensorSource
+from mixcoder.statistics import Moments
 
 
 class KMeans(ClusterMixin, AutoencoderEstimator):
@@ -90,12 +92,12 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
     16.0
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_clusters": [Number(Integral, 1, None, closed="left")],
         "init": [StrOptions({"k-means++", "random"}), callable, "array-like"],
-        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_init": [StrOptions({"auto"}), Number(Integral, 1, None, closed="left")],
+        "max_iter": [Number(Integral, 1, None, closed="left")],
+        "tol": [Number(Real, 0, None, closed="left")],
         "verbose": ["verbose"],
         "random_state": ["random_state"],
         "copy_x": ["boolean"],
@@ -150,35 +152,34 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         self
             If anything fails, the estimator is left exactly as it was.
         """
-        del y
         with all_or_nothing(self):
-            self._fit(X, sample_weight)
+            self._fit(X, y, sample_weight)
         return self
 
-    def _fit(self, X: Any, sample_weight: Any) -> None:
-        source = self._source(X, sample_weight, min_rows=1)
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
+        source, unit = self._source(X, sample_weight, min_rows=1)
         if source.n_rows < self.n_clusters:
-            raise ValueError(
+            raise DataError(
                 f"n_samples={source.n_rows} should be >= n_clusters={self.n_clusters}. Give more rows or ask "
                 "for fewer clusters."
             )
         problem, seen = self._problem(source)
         n_init = self._n_init()
-        task = IterationTask(self, n_init, self.max_iter)
+        task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
         budget = Budget(
             max_iter=self.max_iter,
             stop=shift_below(problem, float(self.tol) * float(problem.variances.mean())),
             keep_on_interrupt=self.on_interrupt == "keep",
         )
-        result = fit(
-            problem, Argmax(), self._starts(problem), n_init, budget, self._on_step(task, problem)
-        )
+        result = fit(problem, Argmax(), self._starts(problem), n_init, budget, self._on_step(task, problem))
         self._keep(result)
-        self._label(source, sample_weight)
+        self._label(source, unit)
+        self._weight_unit = unit
         self.__dict__.pop("_stream", None)
         task.close()
         self._report_distinct()
-        self._tell(result, problem, seen, n_parameters=0)
+        # The centres, and the one variance that the rows leave around them.
+        self._tell(result, problem, seen, n_parameters=self.n_clusters * source.n_features + 1)
         if self.verbose:
             print(f"KMeans: inertia {self.inertia_:.6g} after {self.n_iter_} iterations: {result.reason}")  # noqa: T201
 
@@ -186,36 +187,63 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take one mini-batch step: every centre is the mean of all rows it has been given so far.
 
+        The first batch starts the centres, as ``fit`` would; after ``fit`` the step goes on from its centres
+        and counts.
+
         References
         ----------
         Sculley (2010), "Web-scale k-means clustering".
         """
         del y
         with all_or_nothing(self):
+            begun = hasattr(self, "model_") and self.model_.n_components == self.n_clusters
+            source, unit = self._source(X, sample_weight, reset=not begun, min_rows=1)
             stream: Stream | None = getattr(self, "_stream", None)
-            source = self._source(X, sample_weight, reset=stream is None, min_rows=1)
-            if stream is None:
-                if source.n_rows < self.n_clusters:
-                    raise ValueError(
-                        f"The first batch has n_samples={source.n_rows}, which should be >= "
-                        f"n_clusters={self.n_clusters}."
-                    )
-                problem, _ = self._problem(source)
-                params, log_weights = self._starts(problem)(0)
-                stream = Stream.begin(problem, params, log_weights, Argmax(), exponent=None)
+            if not begun:
+                stream, self._weight_unit = self._first_stream(source), unit
+            elif stream is None:
+                stream = self._stream_from(source)
             else:
                 self._checked_range(source, stream.problem.family)
-            stream = stream.step(source)
+            # Batches count by their weights, in the unit of the first.
+            scale = unit / self._weight_unit
+            weights = source.x.new_ones(source.n_rows, dtype=torch.float64)
+            weights = scale * (weights if source.weights is None else source.weights)
+            stream = stream.step(TensorSource(source.x, weights))
             self._stream = stream
             self.model_ = stream.model
             self.n_iter_ = stream.n_steps
             self.converged_, self.stop_reason_ = False, "partial_fit takes one step at a time"
             self.history_ = {"bound": list(stream.bounds)}
-            self._label(source, sample_weight)
+            self._label(source, unit)
+            self._cluster_counts = stream.average.counts  # type: ignore[union-attr]
         return self
 
+    def _first_stream(self, source: TensorSource) -> Stream:
+        if source.n_rows < self.n_clusters:
+            raise DataError(
+                f"The first batch has n_samples={source.n_rows}, which should be >= "
+                f"n_clusters={self.n_clusters}."
+            )
+        problem, _ = self._problem(source)
+        params, log_weights = self._starts(problem)(0)
+        return Stream(problem, params, log_weights, Argmax(), exponent=None)
+
+    def _stream_from(self, source: TensorSource) -> Stream:
+        """Return the stream in which the rows of the fit have gone by."""
+        model = on_device(self.model_, source.device)
+        limits = self._checked_range(source, model.family)
+        problem, _ = kmeans_problem(source, limits, frame=model.frame)
+        counts = self._cluster_counts.to(source.device)
+        sums = counts[:, None] * model.frame.apply(model.prototypes())
+        pooled = None if problem.pooled is None else torch.zeros_like(problem.pooled)
+        seen = Moments(counts, sums, pooled)
+        return Stream(problem, model.params, model.log_weights, Argmax(), exponent=None, average=seen)
+
     def _problem(self, source: TensorSource) -> tuple[Problem, Scan]:
-        return kmeans_problem(source, self._checked_range(source, GaussianTiedSpherical()))
+        problem, seen = kmeans_problem(source, self._checked_range(source, GaussianTiedSpherical()))
+        self._require_representable(problem, torch.float64)
+        return problem, seen
 
     def _n_init(self) -> int:
         given = not isinstance(self.init, str) and not callable(self.init)
@@ -253,8 +281,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         return start
 
     def _given_centres(self, problem: Problem, centres: Any) -> Tensor:
-        values = centres.detach() if isinstance(centres, Tensor) else as_tensor(np.asarray(centres))
-        values = values.to(device=problem.source.device, dtype=torch.float64)
+        values = numbers_of(centres, "The initial centers").to(problem.source.device)
         d = problem.source.n_features
         if values.ndim != 2 or values.shape[0] != self.n_clusters:
             raise ValueError(
@@ -266,31 +293,28 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
                 f"The shape of the initial centers {tuple(values.shape)} does not match the number of "
                 f"features of the data {d}."
             )
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError("The initial centers contain NaN or infinity.")
         return problem.frame.apply(values)
 
-    def _label(self, source: TensorSource, sample_weight: Any) -> None:
-        """Set labels, inertia and weights from one pass over the rows."""
-        labels = torch.empty(source.n_rows, dtype=torch.int64, device=source.device)
-        labels.copy_(self.model_.assign(source.x))
-        centres = self.model_.prototypes()
-        scale = 1.0
-        if sample_weight is not None and source.weights is not None:
-            raw = np.asarray(sample_weight.numpy(force=True) if isinstance(sample_weight, Tensor) else sample_weight)
-            total = float(np.broadcast_to(raw, (source.n_rows,)).sum())
-            scale = total / float(source.weights.sum())
+    def _label(self, source: TensorSource, unit: float) -> None:
+        """Set labels, inertia and counts from one pass over the rows.
+
+        Parameters
+        ----------
+        unit : float
+            What one weight of the source stands for.
+        """
+        labels, centres = self.model_.assign(source.x), self.model_.prototypes()
 
         def squares(block: Block) -> Tensor:
             gaps = block.x.double() - centres[labels[block.start : block.stop]]
             per_row = gaps.square().sum(1)
             return per_row.sum() if block.weights is None else per_row @ block.weights.double()
 
-        self.inertia_ = float(source.map_reduce(squares, 1 << 13)) * scale
-        weights = source.weights
-        counts = torch.bincount(labels, weights=weights, minlength=self.n_clusters).double()
-        self._cluster_counts = counts
-        self.labels_ = labels.to(torch.int32) if self._from_torch else labels.numpy(force=True).astype(np.int32)
+        self.inertia_ = float(source.map_reduce(squares, 1 << 13)) * unit
+        self._cluster_counts = torch.bincount(labels, source.weights, minlength=self.n_clusters).double()
+        self.labels_ = (
+            labels.to(torch.int32) if self._from_torch else labels.numpy(force=True).astype(np.int32)
+        )
 
     def _report_distinct(self) -> None:
         distinct = int(torch.count_nonzero(self._cluster_counts))
@@ -315,11 +339,6 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         self._fitted()
         return self._attribute(self._cluster_counts / self._cluster_counts.sum())
 
-    @property
-    def n_features_out_(self) -> int:
-        """Number of columns of ``transform``."""
-        return self._fitted().n_components
-
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Cluster the rows and return their labels, shape (n_samples,)."""
         return self.fit(X, y, sample_weight=sample_weight).labels_
@@ -330,24 +349,38 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
 
     def predict(self, X: Any) -> Any:
         """Return the nearest cluster of each row, int32, shape (n_samples,)."""
-        labels = self._fitted().assign(self._rows(X)).to(torch.int32)
-        return like_input(labels, X)
+        model, x = self._asked(X)
+        return like_input(model.assign(x).to(torch.int32), X)
 
     def transform(self, X: Any) -> Any:
         """Return the distance of each row to each centre, shape (n_samples, n_clusters)."""
-        x = self._rows(X)
-        return like_input(distances(self.model_, x), X)
+        model, x = self._asked(X)
+        return like_input(distances(model, x), X)
+
+    def inverse_transform(self, X: Any) -> Any:
+        """Return the nearest centre of each row, given its distances to the centres or its cluster.
+
+        Parameters
+        ----------
+        X : array-like, shape (n_samples, n_clusters) or (n_samples,)
+            What ``transform`` or ``predict`` returned.
+        """
+        values = numbers_of(X, "X")
+        if values.ndim == 2 and values.shape[1] == self._fitted().n_components:
+            values = values.argmin(1)
+        return like_input(self.decode(values), X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return minus the weighted sum of squared distances to the nearest centre."""
         del y
-        x = self._rows(X)
-        errors = (x - self.model_.reconstruct(x)).double().square().sum(1)
-        weights = None if sample_weight is None else weights_of(sample_weight, x)
-        if weights is None:
-            return -float(errors.sum())
-        raw = float(np.sum(np.asarray(sample_weight, dtype=np.float64)))
-        return -float(errors @ weights) * raw / float(weights.sum())
+        model, x = self._asked(X)
+        weights = weights_of(sample_weight, x)
+        total = 0.0
+        for at in range(0, x.shape[0], 1 << 14):
+            block = x[at : at + (1 << 14)].double()
+            errors = (block - model.decode(model.encode(block))).square().sum(1)
+            total += float(errors.sum() if weights is None else errors @ weights[at : at + (1 << 14)])
+        return -total
 
     def _coding_log_weights(self, model: MixtureAutoencoder) -> Tensor:
         # Every cluster can occur in new rows: one pseudo-row spread over the empty ones keeps bits finite.

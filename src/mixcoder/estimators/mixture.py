@@ -6,29 +6,30 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.base import DensityMixin
 from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
 from mixcoder import components
 from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
-from mixcoder.errors import DataError
 from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
+from mixcoder.errors import DataError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
-from mixcoder.estimators._validation import as_tensor, like_input, weights_of
-from mixcoder.estimators.base import AutoencoderEstimator
+from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
+from mixcoder.estimators.base import AutoencoderEstimator, on_device
 from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
 from mixcoder.fitting.stream import Stream
+from mixcoder.sources import TensorSource
 
 
 def families() -> dict[str, type[Family[Any, Any]]]:
@@ -52,19 +53,19 @@ def encoder_at(temperature: float) -> Encoder:
 class DensityEstimator(DensityMixin, AutoencoderEstimator):
     """Base of the estimators that are probability densities."""
 
-    _parameter_constraints: dict[str, list[Any]] = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0.0, None, closed="left")],
-        "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Number(Integral, 1, None, closed="left")],
+        "tol": [Number(Real, 0.0, None, closed="left")],
+        "max_iter": [Number(Integral, 0, None, closed="left")],
+        "n_init": [Number(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
-        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "temperature": [Interval(Real, 0.0, None, closed="left")],
+        "verbose_interval": [Number(Integral, 1, None, closed="left")],
+        "temperature": [Number(Real, 0.0, math.inf, closed="left")],
         "acceleration": [StrOptions({"auto", "squarem", "none"})],
         "on_interrupt": [StrOptions({"raise", "keep"})],
-        "step_exponent": [Interval(Real, 0.5, 1.0, closed="right")],
+        "step_exponent": [Number(Real, 0.5, 1.0, closed="right")],
     }
 
     # What the concrete estimators say
@@ -107,30 +108,28 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self
             If anything fails, the estimator is left exactly as it was.
         """
-        del y
         with all_or_nothing(self):
-            self._fit(X, sample_weight)
+            self._fit(X, y, sample_weight)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and return the most probable component of each row, shape (n_samples,)."""
         return self.fit(X, y, sample_weight=sample_weight).predict(X)
 
-    def _fit(self, X: Any, sample_weight: Any) -> None:
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         previous: MixtureAutoencoder | None = getattr(self, "model_", None) if self.warm_start else None
-        source = self._source(X, sample_weight)
+        source, _ = self._source(X, sample_weight)
         self._require_rows(source.n_rows)
         family, encoder = self._family(), self._encoder()
         limits = self._checked_range(source, family)
         if previous is not None and not self._continues(previous, source.n_features):
             previous = None
-        problem, seen = prepare(
-            source, family, limits, frame=None if previous is None else previous.frame
-        )
-        self._require_representable(problem)
+        problem, seen = prepare(source, family, limits, frame=None if previous is None else previous.frame)
+        self._require_representable(problem, source.dtype)
         generator = self._generator()
         given: Start | Callable[[int], Start] | None
         if previous is not None:
+            previous = on_device(previous, source.device)
             given = previous.params, previous.log_weights
         else:
             given = self._given_start(problem)
@@ -151,7 +150,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             monotone=self._exact_maximiser,
             keep_on_interrupt=self.on_interrupt == "keep",
         )
-        task = IterationTask(self, n_init, self.max_iter)
+        task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
         result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem))
         self._keep(result)
         self.lower_bound_ = result.bound
@@ -167,7 +166,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
         The running average of the sufficient statistics moves by
         :math:`\eta_t = (t+2)^{-a}` towards those of the batch, a = ``step_exponent``; then the parameters
-        are maximised. The first batch starts the mixture, as ``fit`` would.
+        are maximised. The first batch starts the mixture, as ``fit`` would;
+        after ``fit`` the step goes on from its parameters.
 
         References
         ----------
@@ -175,20 +175,14 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         """
         del y
         with all_or_nothing(self):
-            stream: Stream | None = getattr(self, "_stream", None)
-            source = self._source(X, sample_weight, reset=stream is None, min_rows=1)
-            family, encoder = self._family(), self._encoder()
-            limits = self._checked_range(source, family)
+            fitted: MixtureAutoencoder | None = getattr(self, "model_", None)
+            begun = fitted is not None and self._continues(fitted, fitted.n_features)
+            source, _ = self._source(X, sample_weight, reset=not begun, min_rows=1)
+            stream: Stream | None = getattr(self, "_stream", None) if begun else None
             if stream is None:
-                self._require_rows(source.n_rows)
-                problem, _ = prepare(source, family, limits)
-                self._require_representable(problem)
-                generator = self._generator()
-                given = self._given_start(problem)
-                start = given(0) if callable(given) else given
-                if start is None:
-                    start = found_start(problem, self.n_components, encoder, generator)
-                stream = Stream.begin(problem, *start, encoder, exponent=float(self.step_exponent))
+                stream = self._begin_stream(source, fitted if begun else None)
+            else:
+                self._checked_range(source, stream.problem.family)
             stream = stream.step(source)
             self._stream = stream
             self.model_ = stream.model
@@ -200,6 +194,23 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             self.history_ = {"bound": list(stream.bounds)}
         return self
 
+    def _begin_stream(self, source: TensorSource, fitted: MixtureAutoencoder | None) -> Stream:
+        family, encoder = self._family(), self._encoder()
+        limits = self._checked_range(source, family)
+        exponent = float(self.step_exponent)
+        if fitted is not None:
+            fitted = on_device(fitted, source.device)
+            problem, _ = prepare(source, family, limits, frame=fitted.frame)
+            return Stream(problem, fitted.params, fitted.log_weights, encoder, exponent)
+        self._require_rows(source.n_rows)
+        problem, _ = prepare(source, family, limits)
+        self._require_representable(problem, source.dtype)
+        given = self._given_start(problem)
+        start = given(0) if callable(given) else given
+        if start is None:
+            start = found_start(problem, self.n_components, encoder, self._generator())
+        return Stream(problem, *start, encoder, exponent)
+
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
         return (
             previous.n_components == self.n_components
@@ -209,20 +220,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     def _require_rows(self, n_rows: int) -> None:
         if n_rows < self.n_components:
-            raise ValueError(
+            raise DataError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                 f"n_samples = {n_rows}. Give more rows or ask for fewer components."
-            )
-
-    def _require_representable(self, problem: Problem) -> None:
-        spread = 1.0 / problem.frame.scale
-        limit = torch.finfo(problem.source.dtype)
-        if bool((spread.square() > limit.max / 64).any()):
-            worst = int(spread.argmax())
-            raise DataError(
-                f"Column {worst} has a spread near {float(spread[worst]):.1e}, whose square overflows "
-                f"{str(problem.source.dtype).removeprefix('torch.')}: rescale the data, for example divide by "
-                f"{float(spread[worst]):.0e}."
             )
 
     def _report(self, result: FitResult) -> None:
@@ -243,15 +243,15 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     def predict_proba(self, X: Any) -> Any:
         """Return the posterior of each row over the components, shape (n_samples, n_components)."""
-        x = self._rows(X)
-        code = replace(self.model_, encoder=Posterior()).encode(x)
+        model, x = self._asked(X)
+        code = replace(model, encoder=Posterior()).encode(x)
         assert isinstance(code, Tensor)
         return like_input(code, X)
 
     def transform(self, X: Any) -> Any:
         """Return the code of each row as a point of the simplex, shape (n_samples, n_components)."""
-        x = self._rows(X)
-        code = self.model_.encode(x)
+        model, x = self._asked(X)
+        code = model.encode(x)
         return like_input(code.dense(x.dtype) if isinstance(code, HardCode) else code, X)
 
     def score_samples(self, X: Any) -> Any:
@@ -269,8 +269,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         return float(weights @ values / weights.sum())
 
     def _log_prob(self, X: Any) -> Tensor:
-        x = self._rows(X)
-        return self.model_.log_prob(x)
+        model, x = self._asked(X)
+        return model.log_prob(x)
 
     def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
         """Return random rows, shape (n_samples, n_features), and the component of each, shape (n_samples,)."""
@@ -306,10 +306,10 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         ----------
         Biernacki, Celeux & Govaert (2000).
         """
-        x = self._rows(X)
+        model, x = self._asked(X)
         certainty = 0.0
-        for at in range(0, x.shape[0], 1 << 14):
-            block = self.model_.log_joint(x[at : at + (1 << 14)]).double()
+        for rows in x.split(1 << 14):
+            block = model.log_joint(rows).double()
             certainty += float((block.amax(1) - torch.logsumexp(block, 1)).sum())
         return self.bic(X) - 2.0 * certainty
 
@@ -374,7 +374,7 @@ class Mixture(DensityEstimator):
     [0.33, 10.0]
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **DensityEstimator._parameter_constraints,
         "family": [str, Family],
         "encoder": [Encoder, None],
@@ -453,23 +453,21 @@ class Mixture(DensityEstimator):
 
 def code_start(problem: Problem, code: Any, n_components: int) -> Start:
     """Return the first parameters from labels or responsibilities of every row."""
-    values = code if isinstance(code, Tensor) else as_tensor(np.asarray(code))
+    values = numbers_of(code, "The start").to(problem.source.device)
     n_rows = problem.source.n_rows
     if values.shape not in ((n_rows,), (n_rows, n_components)):
         raise ValueError(
             f"A start must be labels of shape ({n_rows},) or responsibilities of shape "
             f"({n_rows}, {n_components}), got shape {tuple(values.shape)}."
         )
-    values = values.to(problem.source.device)
     if values.ndim == 1:
         index = values.to(torch.int64)
         if int(index.min()) < 0 or int(index.max()) >= n_components or not bool((index == values).all()):
             raise ValueError(f"Labels of a start must be whole numbers in 0..{n_components - 1}.")
         return start_from_code(problem, HardCode(index, n_components), n_components)
-    values = values.to(torch.float64)
     total = values.sum(1, keepdim=True)
-    if not bool(torch.isfinite(values).all()) or bool((values < 0).any()) or bool((total <= 0).any()):
-        raise ValueError("Responsibilities of a start must be finite, non-negative, and positive in each row.")
+    if bool((values < 0).any()) or bool((total <= 0).any()):
+        raise ValueError("Responsibilities of a start must be non-negative, and some positive in each row.")
     return start_from_code(problem, values / total, n_components)
 
 

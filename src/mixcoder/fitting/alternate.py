@@ -301,5 +301,3 @@ def _without(log_weights: Tensor, dropped: set[int]) -> Tensor:
     index = torch.tensor(sorted(dropped), device=log_weights.device)
     log_weights = log_weights.index_fill(0, index, -math.inf)
     return log_weights - torch.logsumexp(log_weights, 0)
-
-

@@ -13,7 +13,7 @@ from torch import Tensor
 from mixcoder._typing import Code
 from mixcoder.autoencoder import MixtureAutoencoder, block_rows
 from mixcoder.components.base import Family, Params, PassSetting
-from mixcoder.encoders import Encoder
+from mixcoder.encoders import Argmax, Encoder
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import log_simplex
 from mixcoder.ops.workspace import Workspace
@@ -82,7 +82,13 @@ class Problem:
     def totals(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Totals:
         """Return the sums of one pass over all rows, and the bound at the given parameters."""
         source, frame = self.source, self.frame
-        setting = PassSetting(source.dtype, self.workspace, self.magnitude, _FIT_TOLERANCE[source.dtype])
+        setting = PassSetting(
+            source.dtype,
+            self.workspace,
+            self.magnitude,
+            _FIT_TOLERANCE[source.dtype],
+            column_major=not isinstance(encoder, Argmax),
+        )
         kernel = self.family.kernel(params, log_weights, setting)
 
         def visit(block: Block) -> Totals:
@@ -102,7 +108,9 @@ class Problem:
         common = kernel.offset(self.pooled)
         if common is not None:
             offset = offset + common[0]
-        return replace(totals, bound=totals.bound + offset, statistics=self.with_pooled_sums(totals.statistics))
+        return replace(
+            totals, bound=totals.bound + offset, statistics=self.with_pooled_sums(totals.statistics)
+        )
 
     def maximize(self, statistics: Statistics, log_weights: Tensor) -> tuple[Params, Tensor]:
         """Return parameters and log-weights that maximise the bound at the given sums."""
@@ -138,9 +146,8 @@ class Problem:
     @property
     def width(self) -> int:
         """Number of features that a pass multiplies, for sizing blocks and budgets."""
-        width = getattr(self.family, "width", None)
-        d = self.source.n_features
-        return width(d) if width is not None else d
+        return self.family.width(self.source.n_features)
 
     def with_pooled_sums(self, statistics: Statistics) -> Statistics:
+        """Return the sums of a pass with the pooled ones, which no pass adds up, put in."""
         return statistics if self.pooled is None else replace(statistics, pooled=self.pooled)  # type: ignore[call-arg]

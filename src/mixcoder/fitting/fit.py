@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +30,12 @@ Start = tuple[Params, Tensor]
 _SEARCH_PASSES = 3.0
 _SEARCH_OPERATIONS = 2e8
 _MAX_STARTS = 8
-_ONE_THREAD_OPERATIONS = 1e7
+
+# Periods of a random start's zigzag within a standard deviation.
+_PERIODS = 10.0
+
+# A fit is better than another if its bound is greater by more than this share of it.
+_ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
@@ -97,23 +101,18 @@ def n_search_starts(problem: Problem, n_components: int, sample_rows: int) -> in
     """Return how many starts the search can afford."""
     width = problem.width
     step = 4.0 * sample_rows * n_components * width
-    allowed = max(
-        _SEARCH_OPERATIONS, _SEARCH_PASSES * 4.0 * problem.source.n_rows * n_components * width
-    )
+    allowed = max(_SEARCH_OPERATIONS, _SEARCH_PASSES * 4.0 * problem.source.n_rows * n_components * width)
     return max(1, min(_MAX_STARTS, int(allowed / (20 * step))))
 
 
-def found_start(
-    problem: Problem, n_components: int, encoder: Encoder, generator: torch.Generator
-) -> Start:
+def found_start(problem: Problem, n_components: int, encoder: Encoder, generator: torch.Generator) -> Start:
     """Return the best of several short fits on some of the rows."""
-    sample = draw_sample(problem, n_components, problem.family.geometry, generator)
-    n_starts = n_search_starts(problem, n_components, len(sample.rows))
-    if n_components == 1:
-        n_starts = 1
-    # Products this small are done before a second thread has woken up.
-    small = len(sample.rows) * n_starts * n_components * problem.width < _ONE_THREAD_OPERATIONS
-    with single_threaded_kernels() if small else nullcontext():
+    # One thread: the same bits on every machine, and faster than two that wait for each other on a sample.
+    with single_threaded_kernels():
+        sample = draw_sample(problem, n_components, problem.family.geometry, generator)
+        n_starts = n_search_starts(problem, n_components, len(sample.rows))
+        if n_components == 1:
+            n_starts = 1
         return search(
             problem, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator
         )
@@ -131,13 +130,20 @@ def start_from_code(problem: Problem, code: Code, n_components: int) -> Start:
 
 
 def start_at_random(problem: Problem, n_components: int, generator: torch.Generator) -> Start:
-    """Return the first M-step of random responsibilities."""
-    seed = int(torch.randint(2**62, (1,), generator=generator))
+    """Return the first M-step of responsibilities that are a random function of the row.
+
+    A row has the same ones wherever it stands and however often: zigzags of many periods along random
+    directions, uniform on [0, 1], divided by their sum.
+    """
+    d, device = problem.source.n_features, problem.source.device
+    spread = torch.where(problem.variances > 0, problem.variances, 1.0).sqrt()
+    draws = torch.randn(d + 1, n_components, generator=generator, dtype=torch.float64).to(device)
+    directions, phases = _PERIODS * draws[:d] / spread[:, None], draws[d]
 
     def code_of(block: Block) -> Code:
-        own = torch.Generator().manual_seed(seed + block.start)
-        code = torch.rand(block.x.shape[0], n_components, generator=own, dtype=torch.float64)
-        return (code / code.sum(1, keepdim=True)).to(block.x.device)
+        along = problem.frame.apply(block.x.double()) @ directions + phases
+        code = (2 * (along - along.floor()) - 1).abs()
+        return code / code.sum(1, keepdim=True)
 
     return problem.maximize_code(code_of, n_components)
 
@@ -192,7 +198,7 @@ def fit(
             if not budget.keep_on_interrupt or best is None:
                 raise
             return replace(best, reason="the fit was interrupted; the best start so far is kept")
-        if best is None or result.bound > best.bound or math.isnan(best.bound):
+        if best is None or result.bound - best.bound > _ROUNDING * abs(best.bound):
             best = result
     assert best is not None
     return best

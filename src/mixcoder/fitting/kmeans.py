@@ -16,8 +16,9 @@ from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Start, prepare
 from mixcoder.fitting.scan import Range, Scan
-from mixcoder.fitting.seeding import plus_plus_batch
+from mixcoder.fitting.seeding import draw_distinct, plus_plus_batch, tied_ranks
 from mixcoder.fitting.start import Sample, draw_sample, hard_start
+from mixcoder.ops.frame import Frame
 from mixcoder.sources import Source
 
 # Starts that are run on the sample, and Lloyd steps that each gets there.
@@ -25,11 +26,12 @@ _SAMPLE_STARTS = 4
 _SAMPLE_STEPS = 8
 
 
-def kmeans_problem(source: Source, limits: Range) -> tuple[Problem, Scan]:
+def kmeans_problem(source: Source, limits: Range, *, frame: Frame | None = None) -> tuple[Problem, Scan]:
     """Return the problem whose bound is the negative sum of squares: round, of one size, equal weights."""
-    problem, seen = prepare(source, GaussianTiedSpherical(variance=1.0), limits, fixed_weights=True)
+    family = GaussianTiedSpherical(variance=1.0)
+    problem, seen = prepare(source, family, limits, frame=frame, fixed_weights=True)
     # The size is one working unit whatever the units of the rows: it scales the bound, nothing else.
-    return replace(problem, family=GaussianTiedSpherical(variance=1.0)), seen
+    return replace(problem, family=family), seen
 
 
 def start_at_centres(problem: Problem, centres: Tensor) -> Start:
@@ -53,20 +55,13 @@ def searched_centres(problem: Problem, n_clusters: int, generator: torch.Generat
             for centre, row in zip(candidates, labels, strict=True)
         ]
     )
-    return candidates[int(spreads.argmin())]
+    return candidates[int(tied_ranks(spreads).argmin())]
 
 
 def random_centres(problem: Problem, n_clusters: int, generator: torch.Generator) -> Tensor:
-    """Return distinct rows drawn in proportion to their weights, in working coordinates."""
-    source = problem.source
-    everyone = torch.arange(source.n_rows)
-    weights = source.take_weights(everyone)
-    masses = torch.ones(source.n_rows, dtype=torch.float64) if weights is None else weights.double().cpu()
-    if source.n_rows > 2**23:  # multinomial's limit is 2**24 categories
-        chosen = torch.randint(source.n_rows, (n_clusters,), generator=generator)
-    else:
-        chosen = torch.multinomial(masses, n_clusters, replacement=False, generator=generator)
-    return problem.rows(chosen)
+    """Return different rows drawn in proportion to their weights, in working coordinates."""
+    sample = draw_sample(problem, n_clusters, "rotation", generator)
+    return sample.rows[draw_distinct(sample.weights, n_clusters, generator)]
 
 
 def shift_below(problem: Problem, tol: float) -> StopRule:

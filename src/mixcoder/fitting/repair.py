@@ -70,9 +70,7 @@ def refill(
             continue
         chosen_weights = None if weights is None else weights[chosen]
         index = torch.full((len(chosen),), k, device=rows.device)
-        given = problem.family.statistics(
-            params, rows[chosen], HardCode(index, n_components), chosen_weights
-        )
+        given = problem.family.statistics(params, rows[chosen], HardCode(index, n_components), chosen_weights)
         code = (
             HardCode(old_code.index[chosen], n_components)
             if isinstance(old_code, HardCode)

@@ -22,9 +22,7 @@ class Range:
 
     def __add__(self, other: Range) -> Range:
         """Return the range of both sets of rows."""
-        return Range(
-            torch.minimum(self.lowest, other.lowest), torch.maximum(self.highest, other.highest)
-        )
+        return Range(torch.minimum(self.lowest, other.lowest), torch.maximum(self.highest, other.highest))
 
     @property
     def finite(self) -> bool:

@@ -10,6 +10,44 @@ from torch import Tensor
 # Directions with less than this share of the largest spread hold rounding, not data.
 _RANK_TOLERANCE = 1e-10
 
+# Numbers that differ by less than this share of the largest may be equal but for rounding.
+_TIE_TOLERANCE = 1e-9
+
+
+def tied_ranks(values: Tensor) -> Tensor:
+    """Return the rank of each value, shape (m,); values that only rounding tells apart share theirs.
+
+    What is chosen by rank does not change with the order in which sums were taken.
+    """
+    ordered, order = torch.sort(values.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf))
+    size = values.abs().nan_to_num(nan=0.0, posinf=0.0).max()
+    apart = (ordered[1:] - ordered[:-1]) > _TIE_TOLERANCE * size
+    ranks = torch.nn.functional.pad(apart.cumsum(0), (1, 0))
+    return torch.empty_like(ranks).index_copy_(0, order, ranks)
+
+
+def own_order(standard: Tensor) -> Tensor:
+    """Return an order of the rows that belongs to them: that of their places along one fixed direction."""
+    d = standard.shape[1]
+    # Multiples of the golden ratio, modulo one: no two different sets of features add up to the same place.
+    direction = (
+        1
+        + torch.arange(1, d + 1, dtype=standard.dtype, device=standard.device).mul(0.6180339887498949).frac()
+    )
+    return torch.argsort(tied_ranks((standard * direction).sum(1)), stable=True)
+
+
+def draw_distinct(weights: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
+    """Return different rows drawn in proportion to their weights; all of them again where they are too few.
+
+    References
+    ----------
+    Efraimidis & Spirakis (2006): the n rows with the smallest e_i / w_i, e_i standard exponential.
+    """
+    uniform = torch.rand(len(weights), generator=generator, dtype=weights.dtype).to(weights.device)
+    order = torch.argsort(-torch.log1p(-uniform) / weights, stable=True)
+    return order[torch.arange(n_draws, device=order.device) % len(order)]
+
 
 def whitening(x: Tensor, weights: Tensor, geometry: str) -> Tensor:
     """Return the rows in the coordinates of a geometry, shape (m, e).
@@ -35,6 +73,9 @@ def whitening(x: Tensor, weights: Tensor, geometry: str) -> Tensor:
     covariance = standard.T @ (standard * weights[:, None]) / total
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > _RANK_TOLERANCE * values[-1]
+    if int(kept.sum()) >= len(x) - 1:
+        # As many directions as rows: whitened, every row is as far from every other. Nothing is to be seen.
+        return standard
     return standard @ (vectors[:, kept] / values[kept].sqrt())
 
 
@@ -77,7 +118,9 @@ def plus_plus_batch(
         trials = _draw(nearest * weights, n_trials, generator)  # (r, t)
         gaps = _square_distances(view, square_norms, view[trials])  # (r, t, m)
         gaps = torch.minimum(gaps, nearest[:, None, :])
-        best = (gaps @ weights).argmin(1)
+        left = gaps @ weights
+        # The first of the best: a tie must not be decided by rounding.
+        best = (left <= left.amin(1, keepdim=True) * (1 + _TIE_TOLERANCE)).to(torch.uint8).argmax(1)
         nearest = gaps[starts, best]
         centres[:, place] = view[trials[starts, best]]
     return centres

@@ -17,7 +17,7 @@ from torch import Tensor
 from mixcoder.components.base import Params, PassSetting
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import Problem
-from mixcoder.fitting.seeding import assign_batch, plus_plus_batch, whitening
+from mixcoder.fitting.seeding import assign_batch, own_order, plus_plus_batch, tied_ranks, whitening
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import softargmax_
 from mixcoder.statistics import Statistics
@@ -37,24 +37,26 @@ _AGREEMENT = 1e-3
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows to start on, in an order that belongs to the data.
+    """Different rows to start on, in an order that belongs to the data.
 
     Parameters
     ----------
-    index : Tensor, shape (m,)
-        Rows of the source.
     rows : Tensor, shape (m, d)
         In working coordinates, float64.
     weights : Tensor, shape (m,)
-        Row weights, summing to the number of rows drawn.
-    view : Tensor, shape (m, e)
-        The rows in the coordinates in which distances are taken.
+        Row weights; that of a row drawn several times is the sum.
+    views : tuple of Tensor, shapes (m, e)
+        The rows in the coordinates in which distances are taken, the family's own geometry first.
     """
 
-    index: Tensor
     rows: Tensor
     weights: Tensor
-    view: Tensor
+    views: tuple[Tensor, ...]
+
+    @property
+    def view(self) -> Tensor:
+        """The rows in the family's own geometry, shape (m, e)."""
+        return self.views[0]
 
 
 def draw_sample(problem: Problem, n_components: int, geometry: str, generator: torch.Generator) -> Sample:
@@ -66,14 +68,28 @@ def draw_sample(problem: Problem, n_components: int, geometry: str, generator: t
     else:
         index = torch.randint(source.n_rows, (size,), generator=generator)
     rows, weights = problem.rows(index), problem.weights(index)
-    weights = torch.ones(len(rows), dtype=rows.dtype) if weights is None else weights.to(rows.dtype)
-    index, rows, weights = index.to(rows.device), rows, weights.to(rows.device)
+    weights = rows.new_ones(len(rows)) if weights is None else weights.to(rows)
     keep = weights > 0
     if not bool(keep.all()):
-        index, rows, weights = index[keep], rows[keep], weights[keep]
-    view = whitening(problem.family.seeding_view(rows), weights, geometry)
-    order = torch.argsort(view.square().sum(1), stable=True)
-    return Sample(index[order], rows[order], weights[order], view[order])
+        rows, weights = rows[keep], weights[keep]
+    order = own_order(whitening(problem.family.seeding_view(rows), weights, "units"))
+    rows, weights = _merged(rows[order], weights[order])
+    points = problem.family.seeding_view(rows)
+    view = whitening(points, weights, geometry)
+    order = torch.argsort(tied_ranks(view.square().sum(1)), stable=True)
+    # Whitening hides clusters that a few directions tell apart well: no single geometry wins everywhere.
+    others = ("units",) if geometry == "affine" and points.shape[1] > 1 else ()
+    views = (view, *(whitening(points, weights, other) for other in others))
+    return Sample(rows[order], weights[order], tuple(v[order] for v in views))
+
+
+def _merged(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sorted rows without repetitions, and their summed weights."""
+    fresh = torch.nn.functional.pad((rows[1:] != rows[:-1]).any(1), (1, 0), value=True)
+    if bool(fresh.all()):
+        return rows, weights
+    group = fresh.cumsum(0) - 1
+    return rows[fresh], weights.new_zeros(int(group[-1]) + 1).index_add_(0, group, weights)
 
 
 def hard_start(view: Tensor, weights: Tensor, centres: Tensor, n_steps: int) -> Tensor:
@@ -102,9 +118,7 @@ def hard_start(view: Tensor, weights: Tensor, centres: Tensor, n_steps: int) -> 
     return labels
 
 
-def candidate_codes(
-    sample: Sample, n_components: int, n_starts: int, generator: torch.Generator
-) -> Tensor:
+def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator: torch.Generator) -> Tensor:
     """Return first codes of several starts, deliberately different in kind, shape (m, r, k).
 
     In turn: greedy k-means++ and a few Lloyd steps; slabs across a random direction; soft assignment to
@@ -115,9 +129,11 @@ def candidate_codes(
     codes = view.new_zeros(len(view), n_starts, k)
     n_centres = kinds.count("centres")
     centre_labels: list[Tensor] = []
-    if n_centres:
-        centres = plus_plus_batch(view, weights, k, n_centres, generator)
-        centre_labels = list(hard_start(view, weights, centres, 3))
+    for place, seen in enumerate(sample.views):
+        share = len(range(place, n_centres, len(sample.views)))
+        if share:
+            centres = plus_plus_batch(seen, weights, k, share, generator)
+            centre_labels.extend(hard_start(seen, weights, centres, 3))
     cumulative = weights.cumsum(0)
     for start, kind in enumerate(kinds):
         if kind == "centres":
@@ -161,14 +177,13 @@ def search(
         for _ in range(n_steps):
             params, log_weights, bounds = race.step(params, log_weights)
         assert bounds is not None
-        order = torch.argsort(bounds, descending=True, stable=True)
+        order = torch.argsort(tied_ranks(bounds), descending=True, stable=True)
         # Two starts of different kinds that end in one place have most likely found the best one.
         agreed = float(bounds[order[0]] - bounds[order[1]]) < _AGREEMENT * float(sample.weights.sum())
-        n_kept = 1 if agreed else n_kept
-        kept = order[:n_kept]
+        kept = order[: 1 if agreed else n_kept]
         columns = kept[:, None] * n_components + torch.arange(n_components, device=kept.device)
         params, log_weights = params.take(columns.flatten()), log_weights[kept]
-        if n_kept == 1:
+        if len(kept) == 1:
             break
     return params, log_weights[0]
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from mixcoder.autoencoder import MixtureAutoencoder
+from mixcoder.autoencoder import MixtureAutoencoder, block_rows
 from mixcoder.components.base import Params
 from mixcoder.encoders import Encoder
+from mixcoder.errors import FitError
 from mixcoder.fitting.em import Problem
+from mixcoder.ops.gaussian import EMPTY
 from mixcoder.sources import Source
 from mixcoder.statistics import Statistics
 
@@ -47,13 +51,6 @@ class Stream:
     average: Statistics | None = None
     bounds: tuple[float, ...] = ()
 
-    @classmethod
-    def begin(
-        cls, problem: Problem, params: Params, log_weights: Tensor, encoder: Encoder, *, exponent: float | None
-    ) -> Stream:
-        """Return a stream that has seen nothing yet."""
-        return cls(problem, params, log_weights, encoder, exponent)
-
     @property
     def n_steps(self) -> int:
         """Number of batches seen."""
@@ -66,9 +63,12 @@ class Stream:
 
     def step(self, batch: Source) -> Stream:
         """Return the stream after one more batch."""
-        problem = replace(self.problem, source=batch, pooled=None).with_pooled()
+        problem = replace(self.problem, source=batch, pooled=None, magnitude=self._reach(batch)).with_pooled()
         totals = problem.totals(self.params, self.log_weights, self.encoder.at(self.n_steps))
         weight = float(totals.weight)
+        bound = float(totals.bound) / weight
+        if not math.isfinite(bound):
+            raise FitError(f"The bound of this batch is {bound}: no component explains some row of it.")
         if self.exponent is None:
             fresh = totals.statistics
             average = fresh if self.average is None else self.average + fresh
@@ -78,10 +78,19 @@ class Stream:
             eta = 1.0 if self.average is None else (self.n_steps + 2) ** -self.exponent
             average = fresh if self.average is None else self.average.scaled(1.0 - eta) + fresh.scaled(eta)
         params, log_weights = problem.maximize(average, self.log_weights)
+        counts: Tensor = average.counts  # type: ignore[attr-defined]
+        unseen = torch.nonzero(counts <= EMPTY)[:, 0]
         return replace(
             self,
-            params=params,
+            problem=replace(self.problem, magnitude=problem.magnitude),
+            params=params.put(unseen, self.params.take(unseen)) if len(unseen) else params,
             log_weights=log_weights,
             average=average,
-            bounds=(*self.bounds, float(totals.bound) / weight),
+            bounds=(*self.bounds, bound),
         )
+
+    def _reach(self, batch: Source) -> Tensor:
+        """Return the largest root mean square of each feature so far, what sets the precision of a pass."""
+        frame, rows = self.problem.frame, block_rows(0, batch.n_features, 8)
+        squares = batch.map_reduce(lambda block: frame.apply(block.x.double()).square_().sum(0), rows)
+        return torch.maximum(self.problem.magnitude, (squares / batch.n_rows).sqrt())

@@ -67,11 +67,23 @@ class Frame:
         dtype = dtype or x.dtype
         if out is None:
             out = torch.empty(x.shape, dtype=dtype, device=x.device)
-        # The shift is rounded to the dtype of the rows first: the difference of two nearby numbers of
-        # one dtype is exact (Sterbenz), and any number near the mean is as good an origin as the mean.
-        shift = self.shift.to(x.dtype) if x.is_floating_point() else self.shift
-        torch.sub(x, shift, out=out)
-        return out.mul_(self.scale.to(out.dtype))
+        # The shift as a number of the rows' dtype and a rest: the difference of two nearby numbers of one dtype
+        # is exact (Sterbenz), and the rest (nothing, where the rows are those of the fit) is small by then.
+        near = self.shift.to(x.dtype) if x.is_floating_point() else self.shift
+        scale = self.scale.to(out.dtype)
+        offset = -near * scale
+        if x.dtype == out.dtype and bool(torch.isfinite(offset).all()):
+            # One sweep instead of two. Scaling by a power of two rounds nothing, so the difference
+            # of the scaled numbers is, bit for bit, the scaled difference.
+            torch.addcmul(offset, x, scale, out=out)
+        elif x.dtype == torch.float32 and out.dtype == torch.float64:
+            out.copy_(x).sub_(near).mul_(scale)  # torch.sub would round to float32 before it widens
+        else:
+            torch.sub(x, near, out=out).mul_(scale)
+        rest = self.shift - near
+        if bool(rest.any()):
+            out.sub_((rest * self.scale).to(out.dtype))
+        return out
 
     def undo(self, z: Tensor) -> Tensor:
         """Return ``z / scale + shift``, shape (n, d)."""

@@ -8,7 +8,9 @@ from torch import Tensor
 from mixcoder._typing import Code, HardCode
 
 
-def class_sums(code: Code, features: Tensor, weights: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+def class_sums(
+    code: Code, features: Tensor, weights: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     r"""Return the weighted sum of features per component, shape (k, f).
 
     .. math:: S_{kf} = \sum_n w_n u_{nk} T_{nf}

@@ -51,7 +51,7 @@ def softargmax_(log_joint: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
     log_joint.sub_(largest)
     if beta != 1.0:
         log_joint.mul_(beta)
-    torch.nn.functional.threshold_(log_joint, _LOG_TINY.get(log_joint.dtype, -60.0), -math.inf)
+    torch.threshold_(log_joint, _LOG_TINY.get(log_joint.dtype, -60.0), -math.inf)
     code = log_joint.exp_()
     total = code.sum(dim=-1, keepdim=True)
     free_energy = total.log().div_(beta).add_(largest)[..., 0]

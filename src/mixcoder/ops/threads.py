@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,57 +18,62 @@ import torch
 R = TypeVar("R")
 J = TypeVar("J")
 
-_lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
-_depth = 0
-_outer_threads = 1
+
+class _Threads:
+    """The process's one pool, and who has asked for single-threaded kernels."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.pool: ThreadPoolExecutor | None = None
+        self.size = 0
+        self.depth = 0
+        self.allowed = 1
+
+    def forget(self) -> None:
+        """Start over in a forked child: the threads did not come along, and a lock may be held."""
+        if self.depth > 0:
+            torch.set_num_threads(self.allowed)
+        self.__init__()
+
+    def executor(self, size: int) -> ThreadPoolExecutor:
+        """Return a pool of at least ``size`` threads."""
+        with self.lock:
+            if self.pool is None or self.size < size:
+                if self.pool is not None:
+                    self.pool.shutdown(wait=False)
+                self.pool = ThreadPoolExecutor(
+                    size, thread_name_prefix="mixcoder", initializer=torch.set_num_threads, initargs=(1,)
+                )
+                self.size = size
+            return self.pool
 
 
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-
-
-def _forget_pool() -> None:
-    """Drop the pool in a forked child: its threads did not come along."""
-    global _pool, _pool_size, _depth, _lock
-    _pool, _pool_size, _depth, _lock = None, 0, 0, threading.Lock()
-
+_threads = _Threads()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_threads.forget)
 
 
 @contextmanager
-def single_threaded_kernels() -> Iterator[int]:
+def single_threaded_kernels() -> Generator[int]:
     """Run kernels on one thread each; gives the number of threads that were allowed before.
 
     Contexts may nest and overlap in several threads: the first sets, the last restores.
     """
-    global _depth, _outer_threads
-    with _lock:
-        if _depth == 0:
-            _outer_threads = torch.get_num_threads()
-            if _outer_threads != 1:
+    with _threads.lock:
+        if _threads.depth == 0:
+            _threads.allowed = torch.get_num_threads()
+            if _threads.allowed != 1:
                 torch.set_num_threads(1)
-        _depth += 1
-        allowed = _outer_threads
+        _threads.depth += 1
+        allowed = _threads.allowed
     try:
         yield allowed
     finally:
-        with _lock:
-            _depth -= 1
-            if _depth == 0 and allowed != 1:
+        with _threads.lock:
+            _threads.depth -= 1
+            if _threads.depth == 0 and allowed != 1:
                 torch.set_num_threads(allowed)
-
-
-def _executor(size: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
-    with _lock:
-        if _pool is None or _pool_size < size:
-            _pool = ThreadPoolExecutor(size, thread_name_prefix="mixcoder", initializer=_start_worker)
-            _pool_size = size
-        return _pool
 
 
 def map_in_order(function: Callable[[J], R], jobs: Sequence[J], n_threads: int) -> Iterator[R]:
@@ -80,7 +85,7 @@ def map_in_order(function: Callable[[J], R], jobs: Sequence[J], n_threads: int) 
         for job in jobs:
             yield function(job)
         return
-    pool = _executor(n_threads)
+    pool = _threads.executor(n_threads)
     pending: list[Future[R]] = []
     upcoming = iter(jobs)
     try:

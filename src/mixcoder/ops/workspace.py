@@ -16,6 +16,11 @@ class Workspace:
 
     def __init__(self) -> None:
         self._local = threading.local()
+        self._children: dict[str, Workspace] = {}
+
+    def child(self, name: str) -> Workspace:
+        """Return a workspace of its own for a part that uses the same names."""
+        return self._children.setdefault(name, Workspace())
 
     def take(
         self,
@@ -32,8 +37,8 @@ class Workspace:
         ``column_major`` stores whole columns one after another: with few columns, sums along a row are
         then sums of long vectors, which the processor does 16 numbers at a time.
         """
-        buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = self._local.__dict__
-        key = (name, dtype, device)
+        buffers = self._local.__dict__
+        key = f"{name} {dtype} {device}"
         size = rows * columns
         buffer = buffers.get(key)
         if buffer is None or buffer.numel() < size:
