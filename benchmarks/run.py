@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import math
-import platform
 import subprocess
 import sys
 import time
@@ -24,14 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn
 import torch
+from results import write_sections
 from sklearn.cluster import KMeans as PeerKMeans
 from sklearn.mixture import GaussianMixture as PeerMixture
 
 import mixcoder
 
-HERE = Path(__file__).parent
 FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 REPEATS = 3
 
@@ -351,31 +349,7 @@ def main() -> None:
     written = {name: "\n".join(SECTIONS[name](options.quick)) for name in chosen}
     if options.quick:
         return
-    target = HERE / "RESULTS.md"
-    old = target.read_text() if target.exists() else ""
-    parts = dict(part.split(" -->\n", 1) for part in old.split("<!-- section ")[1:])
-    parts.update(written)
-    head = (
-        "# Measured\n\n"
-        f"Written by `python benchmarks/run.py` ({', '.join(SECTIONS)}) and `python benchmarks/starts.py --write`. "
-        f"Python {platform.python_version()}, torch {torch.__version__}, scikit-learn {sklearn.__version__}, "
-        f"NumPy {np.__version__}, {torch.get_num_threads()} threads on {processor()}. Ratios above one are in "
-        "our favour; absolute times move by 10-30 % with the load of a shared machine.\n\n"
-    )
-    order = [*SECTIONS, *[name for name in parts if name not in SECTIONS]]
-    body = "".join(f"<!-- section {name} -->\n{parts[name].strip()}\n\n" for name in order if name in parts)
-    target.write_text(head + body.rstrip() + "\n")
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "an unnamed processor"
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "a processor"
-    )
+    write_sections(written)
 
 
 if __name__ == "__main__":

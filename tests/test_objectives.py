@@ -126,7 +126,7 @@ def test_loe_and_leop_are_not_comparable():
 def test_the_unscaled_loe_of_the_note_bounds_nothing_but_the_unscaled_density():
     """-(x - abar)^2 against N(a, I): the bound fails in 45 % of random draws; against -(x - a)^2 it holds."""
     n, k = 20_000, 3
-    x, means, u = normal(n, 1, seed=15), normal(n, k, seed=16), simplex(n, k, seed=17)
+    x, means, u = 2 * normal(n, 1, seed=15), 2 * normal(n, k, seed=16), simplex(n, k, seed=17)
     square = (x - means).square()
     unscaled = -(x[:, 0] - (u * means).sum(1)).square()
     normalised = (u * (-0.5 * square - 0.5 * math.log(2 * math.pi))).sum(1)
@@ -143,14 +143,15 @@ def test_the_unscaled_loe_of_the_note_bounds_nothing_but_the_unscaled_density():
 def test_the_free_energy_is_largest_at_the_softargmax_and_falls_by_the_divergence(beta):
     h = 3 * normal(500, 4, seed=18)
     q, best = softargmax_(h.clone(), beta)
-    torch.testing.assert_close(q, (beta * h).softmax(1), rtol=1e-12, atol=1e-300)
+    torch.testing.assert_close(q, (beta * h).softmax(1), rtol=1e-12, atol=1e-250)
     torch.testing.assert_close(best, torch.logsumexp(beta * h, 1) / beta, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(free_energy(h, q, beta), best, rtol=1e-10, atol=1e-10)
     for seed in (19, 20, 21):
         u = simplex(500, 4, seed)
         gap = best - free_energy(h, u, beta)
         assert bool((gap >= 0).all())
-        torch.testing.assert_close(gap, divergence(u, q) / beta, rtol=1e-8, atol=1e-8)
+        expected = (u * (u.log() - (beta * h).log_softmax(1))).sum(1) / beta
+        torch.testing.assert_close(gap, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_at_beta_one_the_free_energy_is_the_evidence():
@@ -336,7 +337,9 @@ def test_the_evidence_is_a_sum_over_all_codes_and_the_posterior_its_margin(n, k)
     h = balls(x, means, 0.5) + log_weights
     codes = every_code(n, k)
     log_joints = torch.stack([Argmax().bound(h, code).sum() for code in codes])
-    assert float(torch.logsumexp(log_joints, 0)) == pytest.approx(float(Posterior().bound(h, h.softmax(1)).sum()))
+    assert float(torch.logsumexp(log_joints, 0)) == pytest.approx(
+        float(Posterior().bound(h, h.softmax(1)).sum())
+    )
     shares = log_joints.softmax(0)
     margin = sum(share * code.dense(F64) for share, code in zip(shares, codes, strict=True))
     torch.testing.assert_close(Posterior().encode(h), margin, rtol=1e-10, atol=1e-12)
@@ -344,9 +347,8 @@ def test_the_evidence_is_a_sum_over_all_codes_and_the_posterior_its_margin(n, k)
 
 @pytest.mark.parametrize("beta", [0.4, 1.0, 2.5])
 def test_no_code_on_a_fine_grid_of_the_simplex_beats_the_tempered_posterior(beta):
-    grid = torch.tensor(
-        [(i, j, 30 - i - j) for i in range(31) for j in range(31 - i)], dtype=F64
-    ) / 30  # every point of the simplex in steps of 1/30
+    steps = [(i, j, 30 - i - j) for i in range(31) for j in range(31 - i)]
+    grid = torch.tensor(steps, dtype=F64) / 30
     for row in 2 * normal(20, 3, seed=42):
         h = row.expand(len(grid), 3)
         code = Tempered(beta).encode(row[None])

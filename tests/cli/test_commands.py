@@ -144,6 +144,7 @@ def test_warnings_are_lines_on_stderr(mixcoder, data):
         ("fit rows.csv -k 2 --out nowhere/m.mixcoder", 2, "nowhere"),
         ("fit rows.csv -k 2 --out rows.csv --force", 2, "the input itself"),
         ("fit rows.csv -k 2 --out .", 2, "not a plain file"),
+        ("fit rows.csv -k 2 --out -", 2, "to a file"),
         ("fit rows.csv -k 2 --out /dev/null --force", 2, "not a plain file"),
         ("fit nothing.csv -k 2", 3, "no such file"),
         ("fit rows.csv -k 181", 3, "180 rows"),
@@ -234,6 +235,26 @@ def test_decode_refuses_what_is_no_code(mixcoder, gaussian, text, says):
     Path("codes.csv").write_text(text)
     assert says in mixcoder("decode model.mixcoder codes.csv -o back.csv", code=3).stderr
     assert not os.path.exists("back.csv")
+
+
+def test_float32_goes_through(mixcoder, here):
+    rows = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
+    np.save("rows.npy", rows)
+    mixcoder("fit rows.npy -k 40 --covariance spherical --tol 0.1 -o m.mixcoder")
+    mixcoder("encode m.mixcoder rows.npy --soft -o codes.npy")
+    mixcoder("decode m.mixcoder codes.npy -o back.npy")
+    assert np.load("codes.npy").dtype == np.load("back.npy").dtype == np.float32
+    np.testing.assert_allclose(np.load("back.npy"), library.load("m.mixcoder").reconstruct(rows), atol=1e-5)
+
+
+def test_codes_are_found_among_other_columns(mixcoder, gaussian):
+    Path("codes.csv").write_text("who,component,note\nann,2,x\nbob,0,y\n")
+    assert "3 columns, but a code of 3" not in mixcoder("decode model.mixcoder codes.csv -o -", code=3).stderr
+    rows = mixcoder("decode model.mixcoder codes.csv --columns component -o back.csv")
+    assert "2 rows, hard" in rows.stdout
+    np.testing.assert_array_equal(open_table("back.csv").read().values, gaussian.decode([2, 0]))
+    Path("codes.csv").write_text("who,component\nann,2\n")
+    assert "--columns" in mixcoder("decode model.mixcoder codes.csv -o -", code=3).stderr
 
 
 def test_columns_are_found_by_name(mixcoder, model, clouds):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from sklearn.utils import all_estimators  # noqa: F401  (scikit-learn's own test modules are imported lazily)
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from mixcoder import GaussianMixture, KMeans, Mixture
@@ -17,25 +15,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::mixcoder.errors.DegenerateComponentWarning"),
     pytest.mark.filterwarnings("ignore::mixcoder.errors.DegenerateFeatureWarning"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    # A check of the checks: it wants SCIPY_ARRAY_API in the environment.
-    pytest.mark.filterwarnings("ignore:Estimator's parameters changed"),
 ]
 
 COVARIANCES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical")
-
-
-def first_rows(X, n_components, random_state):
-    """Return centres for KMeans: a callable start."""
-    del random_state
-    return np.asarray(X)[:n_components]
-
-
-def thirds(X, n_components, random_state):
-    """Return labels by thirds of the first column: a callable start that no order of rows changes."""
-    del random_state
-    column = np.asarray(X)[:, 0]
-    edges = np.quantile(column, np.linspace(0, 1, n_components + 1)[1:-1])
-    return np.searchsorted(edges, column)
 
 
 K_MEANS = [

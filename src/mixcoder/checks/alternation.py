@@ -13,7 +13,16 @@ from torch import Tensor
 from mixcoder import encoders as encoder_package
 from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
-from mixcoder.checks.case import Case, near, random, require, require_close, require_same_bits, require_same_sums, row_weights
+from mixcoder.checks.case import (
+    Case,
+    near,
+    random,
+    require,
+    require_close,
+    require_same_bits,
+    require_same_sums,
+    row_weights,
+)
 from mixcoder.checks.discovery import discover
 from mixcoder.encoders import Encoder, Posterior
 from mixcoder.fitting.alternate import Step, alternate, gain_below
@@ -62,7 +71,9 @@ def the_bound_never_falls(pair: Pair) -> None:
         how = "accelerated, with row weights" if accelerate else "plain"
         require(len(steps) >= 5, f"{how}: only {len(steps)} steps were made: {result.reason}")
         for step in steps:
-            require(math.isfinite(step.bound), f"{how}: the bound is {step.bound} in iteration {step.iteration}")
+            require(
+                math.isfinite(step.bound), f"{how}: the bound is {step.bound} in iteration {step.iteration}"
+            )
             fall = -step.gain
             require(
                 fall <= _ROUNDING * (1 + abs(step.bound)),
@@ -105,7 +116,9 @@ def the_bound_travels_inside_the_sums(pair: Pair) -> None:
     x, index = case.rows(2500, seed=83)
     for weights in (None, row_weights(2500, seed=84)):
         problem = case.problem(x, weights)
-        params, log_weights = start_from_code(problem, near(index, case.n_components, seed=85), case.n_components)
+        params, log_weights = start_from_code(
+            problem, near(index, case.n_components, seed=85), case.n_components
+        )
         totals = problem.totals(params, log_weights, pair.encoder)
         z = problem.frame.apply(x)
         log_joint = problem.family.log_likelihood(params, z) + log_weights
@@ -117,7 +130,10 @@ def the_bound_travels_inside_the_sums(pair: Pair) -> None:
             f"the pass adds the bound up to {float(totals.bound):.12g}, row by row it is {expected:.12g}",
         )
         weight = 2500.0 if weights is None else float(weights.sum())
-        require(abs(float(totals.weight) - weight) <= 1e-9 * weight, f"weight is {float(totals.weight)}, not {weight}")
+        require(
+            abs(float(totals.weight) - weight) <= 1e-9 * weight,
+            f"weight is {float(totals.weight)}, not {weight}",
+        )
         sums = problem.family.statistics(params, z, code, weights)
         require_same_sums(totals.statistics, sums, 1e-9, "statistics of a pass")
 
@@ -134,7 +150,9 @@ def the_autoencoder_reads_rows_block_by_block(pair: Pair) -> None:
     require_close(model.log_joint(x), log_joint, 1e-9, "log_joint")
     require_close(model.log_prob(x), torch.logsumexp(log_joint, 1), 1e-9, "log_prob")
     code, expected = model.encode(x), pair.encoder.encode(log_joint)
-    require(isinstance(code, HardCode) == isinstance(expected, HardCode), f"encode gives a {type(code).__name__}")
+    require(
+        isinstance(code, HardCode) == isinstance(expected, HardCode), f"encode gives a {type(code).__name__}"
+    )
     if isinstance(code, HardCode) and isinstance(expected, HardCode):
         require(bool((code.index == expected.index).all()), "encode picks other components than the encoder")
     else:
@@ -144,7 +162,8 @@ def the_autoencoder_reads_rows_block_by_block(pair: Pair) -> None:
     rows = model.reconstruct(x)
     # A decoder that picks a category may pick the other one on a tie.
     agree = (rows - decoded).abs().amax(1) <= 1e-7 * (1 + decoded.abs().amax(1))
-    require(float(agree.double().mean()) > 0.999, f"reconstruct differs from decode(encode) in {int((~agree).sum())} rows")
+    n_other = int((~agree).sum())
+    require(n_other <= 3, f"reconstruct differs from decode(encode) in {n_other} of {len(x)} rows")
     require_same_bits(x, before, "the rows after encode, log_prob and reconstruct")
     single = model.log_prob(x.float())
     require(single.dtype == torch.float32, f"log_prob of float32 rows is {single.dtype}")
@@ -168,7 +187,9 @@ def parameters_are_recovered_from_samples(case: Case) -> None:
             start = found_start(problem, k, Posterior(), random(89))
         else:
             start = start_from_code(problem, near(index, k, seed=90, share=0.2), k)
-        model = alternate(problem, *start, Posterior(), max_iter=200, stop=gain_below(1e-9), accelerate=True).model
+        model = alternate(
+            problem, *start, Posterior(), max_iter=200, stop=gain_below(1e-9), accelerate=True
+        ).model
         divergences = _divergences(case, model)
         order = min(
             itertools.permutations(range(k)),
@@ -176,13 +197,17 @@ def parameters_are_recovered_from_samples(case: Case) -> None:
         )
         weights = case.log_weights.exp()
         for i, j in enumerate(order):
-            score = 2 * n * float(weights[i]) * float(divergences[i, j])
+            apart = float(divergences[i, j])
+            score = 2 * n * float(weights[i]) * apart
             require(
                 score <= _RECOVERY * (freedom + 2),
-                f"component {i} of {n} rows ({rule}) is recovered with a divergence of {float(divergences[i, j]):.3g} nats:"
-                f" {score:.4g} when scaled by its rows, where {freedom:.3g} parameters leave about {freedom:.3g}",
+                f"component {i} of {n} rows ({rule}) is recovered with a divergence of {apart:.3g} nats: {score:.4g} "
+                f"when scaled by its rows, where {freedom:.3g} parameters leave about {freedom:.3g}",
             )
-            share, error = float(model.log_weights[j].exp()), float((weights[i] * (1 - weights[i]) / n).sqrt())
+            share, error = (
+                float(model.log_weights[j].exp()),
+                float((weights[i] * (1 - weights[i]) / n).sqrt()),
+            )
             require(
                 abs(share - float(weights[i])) <= 6 * error,
                 f"component {i} of {n} rows ({rule}) has weight {share:.4g}, drawn with {float(weights[i]):.4g}",
@@ -218,5 +243,3 @@ def _divergences(case: Case, model: MixtureAutoencoder) -> Tensor:
     ratio = (model.log_likelihood(rows) - own).clamp(-50, 50)
     # E[r - 1 - log r] has the mean of -log r and, near zero, next to none of its noise.
     return (ratio.exp() - 1 - ratio).view(k, n, k).mean(1)
-
-

@@ -111,7 +111,9 @@ class Case:
         source = TensorSource(x, weights)
         return prepare(source, self.family, scan_range(source))[0]
 
-    def settled(self, x: Tensor, code: Code, weights: Tensor | None = None, start: Params | None = None) -> Any:
+    def settled(
+        self, x: Tensor, code: Code, weights: Tensor | None = None, start: Params | None = None
+    ) -> Any:
         """Return the maximiser at a fixed code: the M-step, repeated until it moves no more.
 
         Families without latent scales are there at once; the others take a step of their own EM each time.
@@ -140,7 +142,9 @@ def require(condition: bool, message: str) -> None:
 
 def require_same_sums(actual: Any, expected: Any, tolerance: float, what: str) -> None:
     """Raise unless two bundles of sums agree: a sum near nothing is as exact as the others are large."""
-    largest = max((float(tensor.abs().max()) for _, tensor in tensors(expected) if tensor.numel()), default=0.0)
+    largest = max(
+        (float(tensor.abs().max()) for _, tensor in tensors(expected) if tensor.numel()), default=0.0
+    )
     require_close(actual, expected, tolerance, what, size=1e-2 * largest)
 
 

@@ -67,7 +67,7 @@ def the_density_sums_to_one(case: Case) -> None:
         )
         require(
             abs(total - 1) <= error,
-            f"component {component}: {rule.name} over {len(rows)} rows gives {total:.9g}, expected 1 within {error:.2g}",
+            f"component {component}: {rule.name} over {len(rows)} rows gives {total:.9g}, expected 1 +- {error:.2g}",
         )
 
 
@@ -135,22 +135,24 @@ def _places(reach: float, step: float) -> Tensor:
 
 def _bounds(family: Family[Any, Any], x: Tensor, column: int) -> tuple[float, float]:
     """Return where the admissible values of a column begin and end, infinite where they do not."""
-    row, found = x[:1].clone(), []
-    for sign, inside in ((-1.0, float(x[:, column].min())), (1.0, float(x[:, column].max()))):
-        outside = inside + sign * 1e6 * float(x[:, column].std())
+    row, seen = x[:1].clone(), x[:, column]
+    size = float(seen.std())
 
-        def admissible(value: float) -> bool:
-            row[0, column] = value
-            return family.check_rows(row) is None
-
-        if admissible(outside):
-            found.append(sign * math.inf)
-            continue
+    def end(inside: float, outside: float) -> float:
         for _ in range(200):
-            middle = 0.5 * (inside + outside)
-            inside, outside = (middle, outside) if admissible(middle) else (inside, middle)
-        found.append(outside if abs(outside) < 1e-12 * abs(float(x[:, column].std())) else inside)
-    return found[0], found[1]
+            row[0, column] = outside
+            if family.check_rows(row) is None:
+                return outside
+            row[0, column] = middle = 0.5 * (inside + outside)
+            if family.check_rows(row) is None:
+                inside = middle
+            else:
+                outside = middle
+        return 0.0 if abs(outside) < 1e-12 * size else inside
+
+    lowest, highest = float(seen.min()) - 1e6 * size, float(seen.max()) + 1e6 * size
+    low, high = end(float(seen.min()), lowest), end(float(seen.max()), highest)
+    return -math.inf if low == lowest else low, math.inf if high == highest else high
 
 
 def _sphere(x: Tensor) -> Rule:

@@ -43,7 +43,8 @@ def a_code_maximises_its_own_bound(subject: Subject) -> None:
                 other = simplex(n, k, 400 + seed, concentration=spread).to(dtype)
                 competitors[f"random code {seed}"] = other
                 for share in (0.3, 1e-2, 1e-4):
-                    competitors[f"code moved by {share:g} towards random code {seed}"] = (1 - share) * dense + share * other
+                    moved = (1 - share) * dense + share * other
+                    competitors[f"code moved by {share:g} towards random code {seed}"] = moved
             limit = _ROUNDING[dtype] * (10 + log_joint.double().nan_to_num(neginf=0.0).abs().amax(1))
             for name, other in competitors.items():
                 gap = encoder.bound(log_joint, other).double() - own
@@ -51,8 +52,8 @@ def a_code_maximises_its_own_bound(subject: Subject) -> None:
                 row = int((gap - limit).argmax())
                 require(
                     bool((gap <= limit).all()),
-                    f"{what}, {dtype}, iteration {moment}, row {row}: the bound of the code is {float(own[row]):.9g}, of "
-                    f"the {name} {float(gap[row] + own[row]):.9g}",
+                    f"{what}, {dtype}, iteration {moment}, row {row}: the bound of the code is {float(own[row]):.9g}, "
+                    f"of the {name} {float(gap[row] + own[row]):.9g}",
                 )
 
 
@@ -71,7 +72,9 @@ def codes_lie_on_the_simplex(subject: Subject) -> None:
         require(code.dtype == dtype, f"{what}: code is {code.dtype}, expected {dtype}")
         require(bool((code >= 0).all()), f"{what}: a code is negative: {float(code.min()):.3g}")
         gap = float((code.double().sum(1) - 1).abs().max())
-        require(gap <= 10 * _ROUNDING[dtype] * k, f"{what}: the code of a row sums to one up to {gap:.3g} only")
+        require(
+            gap <= 10 * _ROUNDING[dtype] * k, f"{what}: the code of a row sums to one up to {gap:.3g} only"
+        )
 
 
 def one_sweep_gives_code_and_bound(subject: Subject) -> None:

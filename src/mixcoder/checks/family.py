@@ -27,8 +27,8 @@ from mixcoder.checks.case import (
     require,
     require_close,
     require_finite,
-    require_same_sums,
     require_same_bits,
+    require_same_sums,
     rounding,
     row_weights,
     run,
@@ -96,7 +96,9 @@ def weights_are_repetitions(case: Case) -> None:
     soft = simplex(41, k, seed=5)
     for code, repeated in ((soft, soft[rows]), (HardCode(index, k), HardCode(index[rows], k))):
         weighted = case.family.statistics(case.params, x, code, times.double())
-        require_same_sums(weighted, case.family.statistics(case.params, x[rows], repeated), 1e-12, "statistics")
+        require_same_sums(
+            weighted, case.family.statistics(case.params, x[rows], repeated), 1e-12, "statistics"
+        )
     single = case.family.statistics(case.params, x, soft, times.float())
     weighted = case.family.statistics(case.params, x, soft, times.double())
     require_same_sums(single, weighted, 1e-12, "statistics with weights in float32")
@@ -155,12 +157,10 @@ def maximize_is_stationary(case: Case) -> None:
         size = float((case.family.log_likelihood(best, x).abs() * code).sum())
         for seed in (15, 16, 17):
             towards = 0.05 * (simplex(n, k, seed) - simplex(n, k, seed + 100))
-
-            def gap(step: float, towards: Tensor = towards) -> float:
+            gaps: dict[float, float] = {}
+            for step in (-0.4, -0.2, 0.2, 0.4):
                 other = case.settled(x, code + step * towards, weights, start=best)
-                return top - case.objective(other, x, code, weights)  # noqa: B023 - used within the turn
-
-            gaps = {step: gap(step) for step in (-0.4, -0.2, 0.2, 0.4)}
+                gaps[step] = top - case.objective(other, x, code, weights)
             if max(map(abs, gaps.values())) <= 1e2 * rounding(size):
                 continue  # the code has no say, as in a component of fixed shape
             told = ", ".join(f"{step:+g}: {value:.4g}" for step, value in gaps.items())
@@ -257,8 +257,14 @@ def mixtures_side_by_side_are_each_themselves(case: Case) -> None:
         require_close(params.take(columns), alone, 1e-9, f"parameters of {what}")
         left_out = case.family.log_likelihood(alone, x) - log_joint[:, columns]
         spread = float((left_out - left_out[:, :1]).abs().max())
-        require(spread <= 1e-7, f"log_joint of {what} differs from its density by more than a row's offset: {spread:.3g}")
-        total, stated = float(left_out[:, 0].sum()), 0.0 if offsets is None else float(offsets.expand(2)[group])
+        require(
+            spread <= 1e-7,
+            f"log_joint of {what} is off its density by more than a row's offset: {spread:.3g}",
+        )
+        total, stated = (
+            float(left_out[:, 0].sum()),
+            0.0 if offsets is None else float(offsets.expand(2)[group]),
+        )
         require(
             abs(total - stated) <= 1e-6 * (1 + abs(total)),
             f"offset(pooled) of {what} is {stated:.9g}, its rows add up to {total:.9g}",
@@ -332,7 +338,9 @@ def samples_lie_in_the_domain(case: Case) -> None:
     index = torch.arange(90) % case.n_components
     before = torch.random.get_rng_state()
     x = case.family.sample(case.params, index, random(43))
-    require(bool((torch.random.get_rng_state() == before).all()), "sample draws from torch's global generator")
+    require(
+        bool((torch.random.get_rng_state() == before).all()), "sample draws from torch's global generator"
+    )
     require(tuple(x.shape) == (90, n_features), f"sample gives {tuple(x.shape)}, expected (90, {n_features})")
     dtype = next(tensors(case.params))[1].dtype
     require(x.dtype == dtype, f"sample gives {x.dtype}, the parameters are {dtype}")
@@ -395,7 +403,9 @@ def a_decoded_component_is_the_mean_of_its_samples(case: Case) -> None:
                 continue
             if k > 1 and bool(linear[column]):
                 raise AssertionError(f"{where}, but {n} samples have mean {mean:.6g}, {log_odds(z)}")
-            require(bool(whole_numbers(rows)[column]), f"{where}, which is neither mean ({mean:.6g}) nor mode")
+            require(
+                bool(whole_numbers(rows)[column]), f"{where}, which is neither mean ({mean:.6g}) nor mode"
+            )
             seen, counts = rows[:, column].unique(return_counts=True)
             shares = counts / n
             own = float(shares[seen == value].sum())
@@ -406,8 +416,8 @@ def a_decoded_component_is_the_mean_of_its_samples(case: Case) -> None:
             )
 
 
-def components_can_be_taken(case: Case) -> None:
-    """``take`` moves components about without changing what each one generates."""
+def components_can_be_taken_and_put(case: Case) -> None:
+    """``take`` and ``put`` move components about without changing what each one generates."""
     x, _ = case.rows(20, seed=55)
     k = case.n_components
     log_likelihood = case.family.log_likelihood(case.params, x)
@@ -418,6 +428,10 @@ def components_can_be_taken(case: Case) -> None:
         require(taken.n_components == len(index), f"take of {len(index)} has {taken.n_components} components")
         found = case.family.log_likelihood(taken, x)
         require_close(found, log_likelihood[:, index], 1e-12, f"components {index.tolist()} taken")
+    last = torch.tensor([k - 1])
+    found = case.family.log_likelihood(case.params.put(last, case.params.take(torch.tensor([0]))), x)
+    expected = torch.cat([log_likelihood[:, :-1], log_likelihood[:, :1]], 1)
+    require_close(found, expected, 1e-12, "the first component put in the place of the last")
 
 
 def units_change_nothing(case: Case) -> None:
@@ -482,7 +496,7 @@ def pooled_sums_add_up(case: Case) -> None:
             continue
         require(whole.dtype == torch.float64, f"pooled sums are {whole.dtype}")
         require_same_sums(own, whole, 1e-12, "pooled sums of statistics")
-        halves = [
+        halves: list[Any] = [
             case.family.pooled(x[part], None if weights is None else weights[part])
             for part in (slice(0, 20), slice(20, 50))
         ]
@@ -529,7 +543,9 @@ def devices_are_kept(case: Case) -> None:
         }
         for what, result in results.items():
             for path, tensor in tensors(result):
-                require(tensor.device.type == device.type, f"{what} {path} is on {tensor.device}, not {device}")
+                require(
+                    tensor.device.type == device.type, f"{what} {path} is on {tensor.device}, not {device}"
+                )
     there = family.log_likelihood(params, rows).cpu()
     require_close(there, family.log_likelihood(case.params, x), 1e-10, f"log_likelihood on {device}")
 
@@ -563,7 +579,7 @@ def inputs_are_left_unchanged(case: Case) -> None:
         "sample": lambda: case.family.sample(case.params, index, random(72)),
         "pooled": lambda: case.family.pooled(x, weights),
         "seeding_view": lambda: case.family.seeding_view(x),
-        "take": lambda: case.params.take(torch.tensor([0])),
+        "take and put": lambda: case.params.put(torch.tensor([0]), case.params.take(torch.tensor([0]))),
         "n_parameters": lambda: case.family.n_parameters(case.params),
     }
     for verb, call in verbs.items():
@@ -571,7 +587,8 @@ def inputs_are_left_unchanged(case: Case) -> None:
         for what, value in given.items():
             for (path, tensor), old in zip(tensors(value), before[what], strict=True):
                 require_same_bits(tensor, old, f"{verb} changed {what}{path and ', '}{path}")
-    for value in (case.family, case.params, statistics, case.family.maximize(statistics)):
+    values: list[Any] = [case.family, case.params, statistics, case.family.maximize(statistics)]
+    for value in values:
         for field in fields(value):
             try:
                 setattr(value, field.name, getattr(value, field.name))
@@ -609,7 +626,10 @@ def probabilities_are_refused_as_log_weights(case: Case) -> None:
         ("probabilities", case.log_weights.exp()),
         ("log-weights that sum to two", case.log_weights + 0.6931),
         ("NaN", case.log_weights * float("nan")),
-        ("one weight too many", torch.full((k + 1,), -float(torch.tensor(k + 1.0).log()), dtype=torch.float64)),
+        (
+            "one weight too many",
+            torch.full((k + 1,), -float(torch.tensor(k + 1.0).log()), dtype=torch.float64),
+        ),
     ):
         try:
             model(wrong)
@@ -637,7 +657,7 @@ LAWS: tuple[Callable[[Case], None], ...] = (
     the_score_has_zero_mean,
     a_decoded_component_is_the_mean_of_its_samples,
     alternation.parameters_are_recovered_from_samples,
-    components_can_be_taken,
+    components_can_be_taken_and_put,
     units_change_nothing,
     kernels_agree_with_the_density,
     float32_in_float32_out,
@@ -783,11 +803,17 @@ def _require_kernel_sums(
             found = kernel.statistics(expanded, own, row_weight)
             expected = family.statistics(params, z, code, None if row_weight is None else row_weight.double())
             for path, tensor in tensors(found):
-                require(tensor.dtype == torch.float64, f"{path} of a pass in {kernel.dtype} is {tensor.dtype}")
+                require(
+                    tensor.dtype == torch.float64, f"{path} of a pass in {kernel.dtype} is {tensor.dtype}"
+                )
             if getattr(found, "pooled", None) is None and hasattr(expected, "pooled"):
-                expected = replace(cast("Any", expected), pooled=None)  # added up once a fit, not by every pass
+                expected = replace(
+                    cast("Any", expected), pooled=None
+                )  # added up once a fit, not by every pass
             limit = 1e-12 if kernel.dtype == torch.float64 else 1e-5
-            require_same_sums(found, expected, limit, f"{type(kernel).__name__} in {kernel.dtype}: statistics")
+            require_same_sums(
+                found, expected, limit, f"{type(kernel).__name__} in {kernel.dtype}: statistics"
+            )
 
 
 def _counts(code: Code, weights: Tensor | None) -> Tensor:

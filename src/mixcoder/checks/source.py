@@ -28,6 +28,7 @@ class Subject:
     name: str
 
     def __call__(self, x: Tensor, weights: Tensor | None = None) -> Source:
+        """Return a source of rows and weights."""
         return self.factory(x, weights)
 
 
@@ -50,7 +51,9 @@ def every_row_comes_once_with_its_weight(subject: Subject) -> None:
                     require(own is None, f"{what}: rows {start} to {stop} have weights, none were given")
                 else:
                     require(own is not None, f"{what}: rows {start} to {stop} lost their weights")
-                    require_same_bits(own, weights[start:stop], f"{what}: the weights of rows {start} to {stop}")
+                    require_same_bits(
+                        own, weights[start:stop], f"{what}: the weights of rows {start} to {stop}"
+                    )
 
 
 def sums_do_not_depend_on_the_blocks(subject: Subject) -> None:
@@ -60,7 +63,9 @@ def sums_do_not_depend_on_the_blocks(subject: Subject) -> None:
         w = torch.ones(_N_ROWS, dtype=torch.float64) if weights is None else weights.double()
         expected = w @ x.double().square()
         for block_rows in (1, 10, 64, _N_ROWS, 1000):
-            require_close(source.map_reduce(_squares, block_rows), expected, 1e-12, f"sum over blocks of {block_rows}")
+            require_close(
+                source.map_reduce(_squares, block_rows), expected, 1e-12, f"sum over blocks of {block_rows}"
+            )
 
 
 def the_same_bits_whoever_adds(subject: Subject) -> None:
@@ -73,8 +78,11 @@ def the_same_bits_whoever_adds(subject: Subject) -> None:
         for n_threads in (1, 2, 4, 2):
             torch.set_num_threads(n_threads)
             for attempt in range(2):
-                sums[f"{n_threads} threads, run {attempt}"] = source.map_reduce(lambda block: block.x.sum(0), 13)
-            require(torch.get_num_threads() == n_threads, f"a sum left {torch.get_num_threads()} threads of {n_threads}")
+                sums[f"{n_threads} threads, run {attempt}"] = source.map_reduce(
+                    lambda block: block.x.sum(0), 13
+                )
+            left = torch.get_num_threads()
+            require(left == n_threads, f"a sum left {left} threads of {n_threads}")
     finally:
         torch.set_num_threads(threads)
     first = sums["1 threads, run 0"]
@@ -104,7 +112,9 @@ def rows_can_be_taken(subject: Subject) -> None:
         source = subject(x, weights)
         require_same_bits(source.take(index), x[index], "taken rows")
         own = source.take_weights(index)
-        require((own is None) == (weights is None), "take_weights of a source: weights that are and are not there")
+        require(
+            (own is None) == (weights is None), "take_weights of a source: weights that are and are not there"
+        )
         if own is not None and weights is not None:
             require_same_bits(own, weights[index], "taken weights")
 
@@ -114,9 +124,13 @@ def a_source_knows_its_rows(subject: Subject) -> None:
     for x, weights in _tables():
         source = subject(x, weights)
         told = source.n_rows, source.n_features, source.dtype, torch.device(source.device).type
-        require(told == (*x.shape, x.dtype, x.device.type), f"it says {told} of a table of {tuple(x.shape)}, {x.dtype}")
+        require(
+            told == (*x.shape, x.dtype, x.device.type),
+            f"it says {told} of a table of {tuple(x.shape)}, {x.dtype}",
+        )
         total = float(_N_ROWS if weights is None else weights.double().sum())
-        require(abs(source.total_weight - total) <= 1e-12 * total, f"total_weight is {source.total_weight}, not {total}")
+        stated = source.total_weight
+        require(abs(stated - total) <= 1e-12 * total, f"total_weight is {stated}, not {total}")
 
 
 def rows_are_left_unchanged(subject: Subject) -> None:

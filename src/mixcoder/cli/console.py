@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import click
 
-__all__ = ["align", "count", "emit", "note", "number", "progress", "warnings_as_lines"]
+__all__ = ["align", "count", "emit", "number", "progress", "warnings_as_lines"]
 
 
 def emit(schema: str, record: Mapping[str, Any], text: Iterable[str], *, as_json: bool) -> None:
@@ -24,12 +24,6 @@ def emit(schema: str, record: Mapping[str, Any], text: Iterable[str], *, as_json
     else:
         for line in text:
             click.echo(line)
-
-
-def note(message: str, *, quiet: bool = False) -> None:
-    """Say something on stderr."""
-    if not quiet:
-        click.echo(f"mixcoder: {message}", err=True)
 
 
 def number(value: float | None, digits: int = 6) -> str:

@@ -9,11 +9,10 @@ from mixcoder.cli.console import align, count, emit, progress
 from mixcoder.cli.options import (
     debug_option,
     force_option,
-    header_option,
     json_option,
-    key_option,
     out_option,
     quiet_option,
+    reading_options,
 )
 from mixcoder.errors import DataError
 
@@ -24,8 +23,7 @@ __all__ = ["command"]
 @click.argument("model", metavar="MODEL")
 @click.argument("codes", metavar="CODES")
 @out_option(True, "Where the rows go")
-@header_option
-@key_option
+@reading_options
 @json_option
 @force_option
 @quiet_option
@@ -34,6 +32,7 @@ def command(
     model: str,
     codes: str,
     out: str,
+    columns: tuple[str, ...] | None,
     header: bool | None,
     key: str | None,
     as_json: bool,
@@ -51,9 +50,13 @@ def command(
     from mixcoder.cli import models, tables
 
     fitted = models.load(model)
-    table = tables.open_table(codes, key=key, header=header, vector=True).read()
+    k = models.n_components(fitted)
+    source = tables.open_table(codes, key=key, header=header, vector=True)
+    if columns is None:
+        _require_width(source.path, len(source.columns), k)
+    table = source.read(columns)
     tables.require_finite(table)
-    code = as_code(table, models.n_components(fitted))
+    code = as_code(table, k)
     rows: list[np.ndarray] = []
     with progress("decoding", len(code), quiet=quiet) as advance:
         for block in models.blocks(code):
@@ -95,8 +98,8 @@ def as_code(table: Any, k: int) -> Any:
 
     values = table.values.astype(np.float64)
     if values.shape[1] == k and (k > 1 or bool((values == 1).all())):
-        sums = values.sum(axis=1)
-        wrong = np.flatnonzero((values < 0).any(axis=1) | (np.abs(sums - 1) > 1e-6))
+        sums = values.sum(axis=1)  # of float32 codes, or of codes written with few digits, not exactly 1
+        wrong = np.flatnonzero((values < 0).any(axis=1) | (np.abs(sums - 1) > 1e-4))
         if len(wrong):
             row = int(wrong[0])
             what = (
@@ -106,11 +109,7 @@ def as_code(table: Any, k: int) -> Any:
                 f"{table.path} row {row} (from 0): its responsibilities {what}; each is 0 or more and they sum to 1."
             )
         return values
-    if values.shape[1] != 1:
-        raise DataError(
-            f"{table.path} has {values.shape[1]} columns, but a code of {count(k, 'component')} has 1 (the component's "
-            f"number) or {k} (responsibilities)."
-        )
+    _require_width(table.path, values.shape[1], k)
     wrong = np.flatnonzero(
         (values[:, 0] != np.floor(values[:, 0])) | (values[:, 0] < 0) | (values[:, 0] >= k)
     )
@@ -121,3 +120,11 @@ def as_code(table: Any, k: int) -> Any:
             f"they are numbered 0 to {k - 1}."
         )
     return values[:, 0].astype(np.int64)
+
+
+def _require_width(path: str, width: int, k: int) -> None:
+    if width not in (1, k):
+        raise DataError(
+            f"{path} has {count(width, 'column')}, but a code of {count(k, 'component')} has 1 (a number) or {k} "
+            "(responsibilities): choose them with --columns."
+        )

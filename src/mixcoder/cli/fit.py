@@ -71,6 +71,8 @@ def command(
     quiet: bool,
 ) -> None:
     """Fit a mixture to the rows of DATA, print a summary and save the model."""
+    if out == "-":
+        raise click.UsageError("a model goes to a file: give --out a name.")
     target = outputs.claim(out, force=force, inputs=(data,))
 
     from mixcoder.cli import models, tables

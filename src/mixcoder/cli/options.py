@@ -43,7 +43,7 @@ debug_option = click.option(
     help="On an error print the traceback too.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
 force_option = click.option("--force", is_flag=True, help="Write over an existing output.")
 columns_option = click.option(
     "--columns",

@@ -39,7 +39,7 @@ def one_of_each(labels: np.ndarray, n: int) -> np.ndarray:
     Examples
     --------
     >>> one_of_each(np.array([1, 1, 0, 1, 0]), 3)
-    array([2, 0, 1])
+    array([2, 4, 0])
     """
     # How many of the same label came before each image: all the firsts, then all the seconds, ...
     earlier = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])

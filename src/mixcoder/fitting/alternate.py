@@ -105,6 +105,10 @@ class FitResult:
         Components that lost their rows and were given new ones.
     dropped : tuple of int
         Components that the rows do not need: their weight is zero.
+    statistics : Statistics, optional
+        The sums that the last M-step maximised.
+    interrupted : bool
+        Whether somebody pressed Ctrl-C.
     """
 
     model: MixtureAutoencoder
@@ -116,6 +120,7 @@ class FitResult:
     refilled: tuple[int, ...] = ()
     dropped: tuple[int, ...] = ()
     statistics: Statistics | None = None
+    interrupted: bool = False
 
 
 @dataclass
@@ -164,6 +169,7 @@ def alternate(
     run = _Run(params, log_weights, History())
     previous = -math.inf
     iteration, converged, reason = 0, False, f"max_iter={max_iter} iterations were used up"
+    interrupted, kept = False, None
     best: tuple[float, Params, Tensor] | None = None
     recent: list[Statistics] = []
     leap = Leap()
@@ -186,11 +192,11 @@ def alternate(
                         f"The bound is {bound} at the start of the fit: no component explains some row. "
                         "Check the start (means_init, precisions_init, ...) against the units of the data."
                     )
-                _, run.params, run.log_weights = best
+                kept, run.params, run.log_weights = best
                 reason = "the bound left the finite numbers; the last good parameters are kept"
                 break
             if _fell(gain, bound, problem) and monotone and best is not None:
-                _, run.params, run.log_weights = best
+                kept, run.params, run.log_weights = best
                 reason = "the bound fell by more than rounding; the best parameters are kept"
                 run.history.events.append(f"iteration {iteration}: {reason}")
                 break
@@ -222,10 +228,12 @@ def alternate(
     except KeyboardInterrupt:
         if not keep_on_interrupt or best is None:
             raise
-        reason = "the fit was interrupted; the best parameters so far are kept"
+        kept, run.params, run.log_weights = best
+        interrupted, reason = True, "the fit was interrupted; the best parameters so far are kept"
+    last_bound = run.history.bound[-1] if run.history.bound else -math.inf
     return FitResult(
         model=problem.model(run.params, run.log_weights, current),
-        bound=run.history.bound[-1] if run.history.bound else -math.inf,
+        bound=last_bound if kept is None else kept,
         converged=converged,
         reason=reason,
         n_iter=iteration,
@@ -233,6 +241,7 @@ def alternate(
         refilled=tuple(sorted(run.refills)),
         dropped=tuple(sorted(run.dropped)),
         statistics=last,
+        interrupted=interrupted,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,9 @@ Start = tuple[Params, Tensor]
 _SEARCH_PASSES = 3.0
 _SEARCH_OPERATIONS = 2e8
 _MAX_STARTS = 8
+
+# A problem of fewer numbers is done before a second thread has woken up.
+_ONE_THREAD_NUMBERS = 1e6
 
 # Periods of a random start's zigzag within a standard deviation.
 _PERIODS = 10.0
@@ -175,32 +179,42 @@ def fit(
 ) -> FitResult:
     """Return the best of ``n_init`` fits, each from its own start.
 
-    A fit that is interrupted after others have ended returns the best of those where the budget asks to
-    keep what there is.
+    An interrupt ends all of them. Where the budget asks to keep what there is, the best so far is
+    returned, not converged.
     """
     best: FitResult | None = None
+    interrupted = False
+    small = problem.source.n_rows * problem.width < _ONE_THREAD_NUMBERS
     for attempt in range(n_init):
         try:
-            params, log_weights = starts(attempt)
-            result = alternate(
-                problem,
-                params,
-                log_weights,
-                encoder,
-                max_iter=budget.max_iter,
-                stop=budget.stop,
-                accelerate=budget.accelerate,
-                monotone=budget.monotone,
-                on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
-                keep_on_interrupt=budget.keep_on_interrupt,
-            )
+            with single_threaded_kernels() if small else nullcontext():
+                params, log_weights = starts(attempt)
+                result = alternate(
+                    problem,
+                    params,
+                    log_weights,
+                    encoder,
+                    max_iter=budget.max_iter,
+                    stop=budget.stop,
+                    accelerate=budget.accelerate,
+                    monotone=budget.monotone,
+                    on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
+                    keep_on_interrupt=budget.keep_on_interrupt,
+                )
         except KeyboardInterrupt:
             if not budget.keep_on_interrupt or best is None:
                 raise
-            return replace(best, reason="the fit was interrupted; the best start so far is kept")
+            interrupted = True
+            break
         if best is None or result.bound - best.bound > _ROUNDING * abs(best.bound):
             best = result
+        interrupted = result.interrupted
+        if interrupted:
+            break
     assert best is not None
+    if interrupted:
+        reason = "the fit was interrupted; the best parameters so far are kept"
+        return replace(best, converged=False, reason=reason, interrupted=True)
     return best
 
 

@@ -47,14 +47,15 @@ def refill(
 ) -> tuple[Statistics, list[int]]:
     """Return the sums after lost components took rows over, and which components found some.
 
-    A hard code hands over single rows (the ones farthest from their prototype, as k-means does); a soft one
-    a small group of badly explained rows, so that the new component has a shape.
+    A component takes over a small group of badly explained rows, so that it has a shape; where it needs none
+    and the code is hard, the row farthest from its prototype, as in k-means.
     """
     if not lost:
         return totals.statistics, []
     hard = isinstance(encoder.encode(torch.zeros(1, 1, dtype=torch.float64)), HardCode)
     n_components = params.n_components
-    group = 1 if hard else max(1, min(1000, problem.source.n_rows // (10 * n_components)))
+    shapeless = hard and problem.family.collapsed(params, problem.variances) is None
+    group = 1 if shapeless else max(1, min(1000, problem.source.n_rows // (10 * n_components)))
     worst = _worst_rows(problem, params, log_weights, encoder, group * len(lost))
     # A row that its own component explains as well as any row can be has nothing to give.
     rows = problem.rows(worst.index)

@@ -87,8 +87,8 @@ def assign_batch(view: Tensor, centres: Tensor) -> Tensor:
     view : Tensor, shape (m, e)
     centres : Tensor, shape (r, k, e)
     """
-    n_starts, k, e = centres.shape
-    flat = centres.reshape(-1, e)
+    n_starts, k, _ = centres.shape
+    flat = centres.flatten(0, 1)
     # |x - c|^2 without |x|^2, which every centre shares.
     scores = torch.addmm(-0.5 * flat.square().sum(1), view, flat.T)  # (m, r k)
     return scores.view(len(view), n_starts, k).argmax(2).T
@@ -128,13 +128,13 @@ def plus_plus_batch(
 
 def _square_distances(view: Tensor, square_norms: Tensor, points: Tensor) -> Tensor:
     """Return |x_m - p_rt|^2, shape (r, t, m)."""
-    n_starts, n_points, e = points.shape
-    flat = points.reshape(-1, e)
+    n_starts, n_points, _ = points.shape
+    flat = points.flatten(0, 1)
     products = torch.addmm(square_norms[None, :], flat, view.T, alpha=-2.0)
     gaps = (products + flat.square().sum(1, keepdim=True)).clamp_min_(0)
     # A row's distance from itself is rounding: make it nothing, so that it is not drawn again.
     gaps[gaps <= 1e-13 * square_norms.max()] = 0.0
-    return gaps.view(n_starts, n_points, -1)
+    return gaps.view(n_starts, n_points, len(view))
 
 
 def _draw(masses: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:

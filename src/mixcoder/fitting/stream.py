@@ -80,10 +80,15 @@ class Stream:
         params, log_weights = problem.maximize(average, self.log_weights)
         counts: Tensor = average.counts  # type: ignore[attr-defined]
         unseen = torch.nonzero(counts <= EMPTY)[:, 0]
+        if len(unseen):
+            # A component that no batch has shown yet stays as it was: at weight zero none could ever show it.
+            params = params.put(unseen, self.params.take(unseen))
+            log_weights = log_weights.index_copy(0, unseen, self.log_weights[unseen])
+            log_weights = log_weights - torch.logsumexp(log_weights, 0)
         return replace(
             self,
             problem=replace(self.problem, magnitude=problem.magnitude),
-            params=params.put(unseen, self.params.take(unseen)) if len(unseen) else params,
+            params=params,
             log_weights=log_weights,
             average=average,
             bounds=(*self.bounds, bound),

@@ -1,0 +1,115 @@
+"""Blocks in threads: in order, a few at a time, errors go up, and the caller's threads come back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+
+import pytest
+import torch
+
+from mixcoder.ops.threads import map_in_order, single_threaded_kernels
+from mixcoder.ops.workspace import Workspace
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4])
+def test_results_come_in_order_whoever_is_first(n_threads):
+    def slow_first(job):
+        time.sleep(0.02 if job == 0 else 0.0)
+        return job * job
+
+    assert list(map_in_order(slow_first, range(20), n_threads)) == [job * job for job in range(20)]
+    assert list(map_in_order(slow_first, [], n_threads)) == []
+
+
+def test_only_a_few_results_wait():
+    started, release = [], threading.Event()
+
+    def job(index):
+        started.append(index)
+        return index
+
+    results = map_in_order(job, range(100), 2)
+    next(results)
+    release.wait(0.05)
+    assert len(started) <= 6
+    results.close()
+    assert len(started) <= 6
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_an_error_goes_up_and_stops_the_rest(n_threads):
+    started = []
+
+    def job(index):
+        started.append(index)
+        if index == 3:
+            raise KeyError("block 3")
+        return index
+
+    with pytest.raises(KeyError, match="block 3"):
+        list(map_in_order(job, range(1000), n_threads))
+    assert len(started) < 20
+    assert list(map_in_order(abs, [-1, -2], n_threads)) == [1, 2]
+
+
+def test_kernels_run_on_one_thread_and_the_others_come_back():
+    with single_threaded_kernels() as allowed:
+        assert (allowed, torch.get_num_threads()) == (2, 1)
+        with single_threaded_kernels() as inner:
+            assert (inner, torch.get_num_threads()) == (2, 1)
+        assert torch.get_num_threads() == 1
+        seen = list(map_in_order(lambda _: torch.get_num_threads(), range(6), 2))
+        assert set(seen) == {1}
+    assert torch.get_num_threads() == 2
+    with pytest.raises(RuntimeError, match="inside"), single_threaded_kernels():
+        raise RuntimeError("inside")
+    assert torch.get_num_threads() == 2
+
+
+def test_workspaces_reuse_memory_and_never_share_it():
+    workspace = Workspace()
+    cpu = torch.device("cpu")
+    first = workspace.take("a", 10, 4, torch.float64, cpu)
+    assert workspace.take("a", 5, 8, torch.float64, cpu).data_ptr() == first.data_ptr()
+    assert workspace.take("b", 10, 4, torch.float64, cpu).data_ptr() != first.data_ptr()
+    assert workspace.take("a", 10, 4, torch.float32, cpu).data_ptr() != first.data_ptr()
+    assert workspace.child("part").take("a", 10, 4, torch.float64, cpu).data_ptr() != first.data_ptr()
+    columns = workspace.take("a", 10, 4, torch.float64, cpu, column_major=True)
+    assert columns.shape == (10, 4)
+    assert columns.stride() == (1, 10)
+    assert workspace.take("a", 100, 4, torch.float64, cpu).shape == (100, 4)
+    elsewhere = []
+    thread = threading.Thread(
+        target=lambda: elsewhere.append(workspace.take("a", 10, 4, torch.float64, cpu).data_ptr())
+    )
+    thread.start()
+    thread.join()
+    assert elsewhere[0] != workspace.take("a", 10, 4, torch.float64, cpu).data_ptr()
+
+
+def _in_child(queue):
+    queue.put(list(map_in_order(abs, [-1, -2, -3], 2)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+# Python warns of any fork beside threads.
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_makes_threads_of_its_own():
+    assert list(map_in_order(abs, [-1, -2], 2)) == [1, 2]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=30) == [1, 2, 3]
+    child.join()
