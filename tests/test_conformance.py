@@ -53,6 +53,15 @@ for _name, _check in (*family_checks(), *encoder_checks(), *source_checks()):
     CHECKS[_name] = _check
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    # A few hundred rows are no work for two threads; the laws about threads set their own number.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_law(name):
     CHECKS[name]()

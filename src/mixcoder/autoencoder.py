@@ -24,14 +24,19 @@ _REPORT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 _SUM_TOLERANCE = 1e-8
 
+# Squares of whitened rows this far out, in working units, are still numbers.
+_HORIZON = 1e140
+
 
 def block_rows(n_components: int, width: int, itemsize: int) -> int:
-    """Return how many rows a block has: its features and its code then share a core's cache.
+    """Return how many rows a block has.
 
-    A thousand rows at least keep the products efficient and the interpreter out of the way.
+    Features and code of a block should stay in the processor's caches, but every operation of a block must
+    also take far longer than handing the interpreter to the next thread (some 50 microseconds).
     """
-    rows = (2 << 20) // (itemsize * max(1, 2 * n_components + width))
-    return 1 << max(10, min(15, rows.bit_length() - 1))
+    rows = (8 << 20) // (itemsize * max(1, 2 * n_components + width))
+    fewest = 2048 if itemsize <= 4 else 1024
+    return max(fewest, 1 << min(15, rows.bit_length() - 1))
 
 
 @dataclass(frozen=True)
@@ -229,21 +234,28 @@ class MixtureAutoencoder:
         kernel = self.kernel(x.dtype, Workspace(), column_major=column_major)
         width = self.family.width(self.n_features)
         rows = block_rows(self.n_components, width, x.element_size())
+        used, lowest = int(self.log_weights.argmax()), 0.5 * torch.finfo(kernel.dtype).min
 
         def visit(block: Block) -> None:
             expanded = kernel.expand(block.x, self.frame)
             log_joint, offset = kernel.log_joint(expanded), kernel.row_offset(expanded)
-            # Rows so far out that their squares overflow give inf - inf here: take the long way.
-            lost = log_joint[:, 0].isnan() if kernel.dtype != torch.float64 else None
-            if lost is not None and bool(lost.any()):
-                far = self.frame.apply(block.x[lost].to(torch.float64))
-                exact = self.family.log_likelihood(self.params, far) + self.log_weights
-                log_joint[lost] = exact.to(log_joint.dtype)
-                if offset is not None:
-                    offset = offset.masked_fill(lost, 0.0)
-            write(block, log_joint, offset)
+            # Rows so far out that their squares overflow give infinities here: take the long way.
+            lost = ~log_joint[:, used].isfinite()
+            if bool(lost.any()):
+                exact = self._log_joint_from_afar(block.x[lost])
+                level = exact.amax(1)
+                log_joint[lost] = (exact - level[:, None]).to(log_joint.dtype)
+                offset = log_joint.new_zeros(len(log_joint)) if offset is None else offset
+                offset = offset.masked_scatter(lost, level.clamp_min(lowest).to(offset.dtype))
+            write(block, log_joint, None if offset is None else offset.clamp_min(lowest))
 
         source.map_rows(visit, rows)
+
+    def _log_joint_from_afar(self, x: Tensor) -> Tensor:
+        """Return log pi_k + log p(z_n | k) in float64; a row beyond all horizons is seen on its horizon."""
+        rows = self.frame.apply(x.to(torch.float64)).clamp_(-1e300, 1e300)
+        rows *= (_HORIZON / rows.abs().amax(1, keepdim=True)).clamp_max(1.0)
+        return self.family.log_likelihood(self.params, rows) + self.log_weights
 
 
 def code_length(code: Code, log_weights: Tensor) -> Tensor:

@@ -210,7 +210,7 @@ def wide(n: int, d: int, k: int, seed: int) -> Tensor:
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
 )
 def test_one_thread_and_two_give_the_same_bits_from_start_to_end(family, d, k, dtype, problem_of):
-    x = wide(40_000 if d < 10 else 12_000, d, k, seed=7).to(dtype)
+    x = wide(30_000 if d < 10 else 12_000, d, k, seed=7).to(dtype)
     results = []
     for n_threads in (1, 2, 2):
         torch.set_num_threads(n_threads)

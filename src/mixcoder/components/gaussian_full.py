@@ -89,6 +89,14 @@ class GaussianFull(Gaussian[GaussianFullParams]):
         norms = whitened_square_norms(x, params.means, params.whiteners)
         return norms.mul_(-0.5).add_(_log_constant(params).to(x.dtype))
 
+    def statistics(
+        self, params: GaussianFullParams | None, x: Tensor, code: Code, weights: Tensor | None = None
+    ) -> Moments:
+        """Return counts, sums and packed scatters; never the products of many features row by row."""
+        if x.shape[1] <= _MAX_PACKED:
+            return super().statistics(params, x, code, weights)
+        return _scatters(x, code, weights)
+
     def maximize(self, statistics: Moments) -> GaussianFullParams:
         """Return means and floored covariances."""
         counts, d = statistics.counts, _n_features(statistics.sums.shape[1])
@@ -155,15 +163,20 @@ class GaussianFullKernel(Kernel[GaussianFullParams, Moments]):
 
     def statistics(self, rows: Tensor, code: Code, weights: Tensor | None) -> Moments:
         """Return counts, sums and packed scatters of the block."""
-        dense = code.dense(rows.dtype) if isinstance(code, HardCode) else code
-        if weights is not None:
-            dense = dense * weights.to(dense.dtype)[:, None]
-        n_components, d = self.params.n_components, rows.shape[1]
-        sums = rows.new_empty(n_components, d + d * (d + 1) // 2, dtype=torch.float64)
-        sums[:, :d] = dense.T @ rows
-        for k in range(n_components):
-            sums[k, d:] = pack((rows * dense[:, k : k + 1]).T @ rows)
-        return Moments(dense.sum(0, dtype=torch.float64), sums)
+        return _scatters(rows, code, weights)
+
+
+def _scatters(x: Tensor, code: Code, weights: Tensor | None) -> Moments:
+    """Return the sums one component at a time: work memory is one copy of the block and one scatter."""
+    dense = code.dense(x.dtype) if isinstance(code, HardCode) else code
+    if weights is not None:
+        dense = dense * weights.to(dense.dtype)[:, None]
+    n_components, d = dense.shape[1], x.shape[1]
+    sums = x.new_empty(n_components, d + d * (d + 1) // 2, dtype=torch.float64)
+    sums[:, :d] = dense.T @ x
+    for k in range(n_components):
+        sums[k, d:] = pack((x * dense[:, k : k + 1]).T @ x)
+    return Moments(dense.sum(0, dtype=torch.float64), sums)
 
 
 def _log_constant(params: GaussianFullParams) -> Tensor:

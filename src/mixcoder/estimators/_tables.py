@@ -13,6 +13,7 @@ from scipy.sparse import issparse
 from mixcoder.errors import DataError, DataTypeError, PrecisionWarning
 
 _LARGEST_EXACT_INT = 2**53
+_TABLES = ("shape", "__len__", "__array__", "__dataframe__")
 _DATES = ("datetime", "timedelta", "date", "time", "duration", "period")
 _TEXT = ("str", "large_string", "utf8", "<u", ">u", "|s", "categorical", "enum")
 _NESTED = ("[(", "(numpy.record", "struct", "list", "array", "binary")
@@ -36,7 +37,7 @@ def checked_table(x: Any) -> Any:
         raise DataTypeError(
             "Sparse data was passed for X, but dense data is required. Use X.toarray() to convert it."
         )
-    if x is None or isinstance(x, str | bytes | dict | set):
+    if isinstance(x, str | bytes | dict | set) or not any(hasattr(x, name) for name in _TABLES):
         hint = " Read the file first." if isinstance(x, str | bytes) else ""
         raise DataTypeError(f"X must be a table of numbers (rows, features), got {type(x).__name__}.{hint}")
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
@@ -106,6 +107,8 @@ def _checked_column(x: Any, where: str) -> Any:
         )
     if dtype.startswith("complex"):
         raise DataTypeError(f"Complex data not supported: {where} has dtype {x.dtype}. Use its real part.")
+    if dtype.startswith("sparse"):
+        raise DataTypeError(f"{where} has dtype {x.dtype}, but dense data is required. Use X.sparse.to_dense().")
     if dtype.startswith(_NESTED):
         raise DataTypeError(f"{where} has dtype {x.dtype}: X must be a table of numbers (rows, features).")
     if dtype.startswith(_TEXT) or (
@@ -131,7 +134,7 @@ def _numbers_of(objects: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, An
             continue
         try:
             if isinstance(value, _NOT_REAL):
-                raise TypeError("float() argument must be a string or a real number")  # as for other objects
+                raise TypeError("no real number")
             numbers[index] = float(value)
         except (TypeError, ValueError, OverflowError) as error:
             place = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "column"), index, strict=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from mixcoder.fitting.alternate import FitResult, Step
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import describe
 from mixcoder.fitting.scan import Range, Scan, scan_range
+from mixcoder.ops.threads import single_threaded_kernels
 from mixcoder.sources import TensorSource
 
 # Beyond this many standard deviations from zero, float32 has fewer than two digits left for the data.
@@ -48,6 +50,8 @@ _FLOAT32_OFFSET = 1e5
 _SIMPLEX_TOLERANCE = 1e-3
 
 _BLOCK = 1 << 14
+
+_ONE_THREAD_NUMBERS = 1e6
 
 
 class AutoencoderEstimator(
@@ -246,7 +250,8 @@ class AutoencoderEstimator(
         if bool(spread[least].square() < 64 * limit.tiny):
             warnings.warn(
                 f"{label_of(self, least).capitalize()} has a spread near {float(spread[least]):.1e}, whose square "
-                f"underflows {name}: codes and scores are right, but (co)variances read as zero. Rescale the data.",
+                f"underflows {name}: codes and scores are right, but (co)variances may read as zero and precisions "
+                "as infinite. Rescale the data.",
                 PrecisionWarning,
                 stacklevel=5,
             )
@@ -340,9 +345,15 @@ class AutoencoderEstimator(
         return tags
 
 
+def few_threads(X: Any) -> AbstractContextManager[Any]:
+    """Return the context to fit in: a small table is done before a second kernel thread has woken up."""
+    small = math.prod(getattr(X, "shape", ())) < _ONE_THREAD_NUMBERS
+    return single_threaded_kernels() if small else nullcontext()
+
+
 def on_device(model: MixtureAutoencoder, device: torch.device) -> MixtureAutoencoder:
     """Return the model where the rows are."""
     return model if model.device == device else model.to(device)
 
 
-__all__ = ["AutoencoderEstimator", "on_device"]
+__all__ = ["AutoencoderEstimator", "few_threads", "on_device"]

@@ -21,7 +21,7 @@ from mixcoder.encoders import Argmax
 from mixcoder.errors import DataError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
-from mixcoder.estimators.base import AutoencoderEstimator, on_device
+from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit
 from mixcoder.fitting.kmeans import (
@@ -36,6 +36,8 @@ from mixcoder.fitting.stream import Stream
 from mixcoder.ops.simplex import log_simplex
 from mixcoder.sources import Block, TensorSource
 from mixcoder.statistics import Moments
+
+_FAR = 2.0**600
 
 
 class KMeans(ClusterMixin, AutoencoderEstimator):
@@ -152,7 +154,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         self
             If anything fails, the estimator is left exactly as it was.
         """
-        with all_or_nothing(self):
+        with all_or_nothing(self), few_threads(X):
             self._fit(X, y, sample_weight)
         return self
 
@@ -195,7 +197,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         Sculley (2010), "Web-scale k-means clustering".
         """
         del y
-        with all_or_nothing(self):
+        with all_or_nothing(self), few_threads(X):
             begun = hasattr(self, "model_") and self.model_.n_components == self.n_clusters
             source, unit = self._source(X, sample_weight, reset=not begun, min_rows=1)
             stream: Stream | None = getattr(self, "_stream", None)
@@ -397,6 +399,9 @@ def distances(model: MixtureAutoencoder, x: Tensor) -> Tensor:
     def write(block: Block) -> None:
         rows = model.frame.apply(block.x.double())
         gaps = torch.cdist(rows, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        far = ~gaps.isfinite().all(1)
+        if bool(far.any()):  # their squares overflow: once more in larger units
+            gaps[far] = torch.cdist(rows[far] / _FAR, centres / _FAR) * _FAR
         result[block.start : block.stop] = gaps / unit
 
     TensorSource(x).map_rows(write, 1 << 12)

@@ -24,7 +24,7 @@ from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import DataError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
-from mixcoder.estimators.base import AutoencoderEstimator, on_device
+from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device
 from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
@@ -108,7 +108,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self
             If anything fails, the estimator is left exactly as it was.
         """
-        with all_or_nothing(self):
+        with all_or_nothing(self), few_threads(X):
             self._fit(X, y, sample_weight)
         return self
 
@@ -174,7 +174,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         Cappe & Moulines (2009), equation 14; Liang & Klein (2009).
         """
         del y
-        with all_or_nothing(self):
+        with all_or_nothing(self), few_threads(X):
             fitted: MixtureAutoencoder | None = getattr(self, "model_", None)
             begun = fitted is not None and self._continues(fitted, fitted.n_features)
             source, _ = self._source(X, sample_weight, reset=not begun, min_rows=1)

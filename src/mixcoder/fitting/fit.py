@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,8 +31,8 @@ _SEARCH_PASSES = 3.0
 _SEARCH_OPERATIONS = 2e8
 _MAX_STARTS = 8
 
-# A problem of fewer numbers is done before a second thread has woken up.
-_ONE_THREAD_NUMBERS = 1e6
+# Memory that the sums of all starts may take.
+_SEARCH_BYTES = 32 << 20
 
 # Periods of a random start's zigzag within a standard deviation.
 _PERIODS = 10.0
@@ -106,7 +105,8 @@ def n_search_starts(problem: Problem, n_components: int, sample_rows: int) -> in
     width = problem.width
     step = 4.0 * sample_rows * n_components * width
     allowed = max(_SEARCH_OPERATIONS, _SEARCH_PASSES * 4.0 * problem.source.n_rows * n_components * width)
-    return max(1, min(_MAX_STARTS, int(allowed / (20 * step))))
+    fitting = _SEARCH_BYTES // (8 * n_components * width)
+    return max(1, min(_MAX_STARTS, int(allowed / (20 * step)), fitting))
 
 
 def found_start(problem: Problem, n_components: int, encoder: Encoder, generator: torch.Generator) -> Start:
@@ -184,23 +184,21 @@ def fit(
     """
     best: FitResult | None = None
     interrupted = False
-    small = problem.source.n_rows * problem.width < _ONE_THREAD_NUMBERS
     for attempt in range(n_init):
         try:
-            with single_threaded_kernels() if small else nullcontext():
-                params, log_weights = starts(attempt)
-                result = alternate(
-                    problem,
-                    params,
-                    log_weights,
-                    encoder,
-                    max_iter=budget.max_iter,
-                    stop=budget.stop,
-                    accelerate=budget.accelerate,
-                    monotone=budget.monotone,
-                    on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
-                    keep_on_interrupt=budget.keep_on_interrupt,
-                )
+            params, log_weights = starts(attempt)
+            result = alternate(
+                problem,
+                params,
+                log_weights,
+                encoder,
+                max_iter=budget.max_iter,
+                stop=budget.stop,
+                accelerate=budget.accelerate,
+                monotone=budget.monotone,
+                on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
+                keep_on_interrupt=budget.keep_on_interrupt,
+            )
         except KeyboardInterrupt:
             if not budget.keep_on_interrupt or best is None:
                 raise

@@ -28,10 +28,9 @@ _SAMPLE_STEPS = 8
 
 def kmeans_problem(source: Source, limits: Range, *, frame: Frame | None = None) -> tuple[Problem, Scan]:
     """Return the problem whose bound is the negative sum of squares: round, of one size, equal weights."""
-    family = GaussianTiedSpherical(variance=1.0)
-    problem, seen = prepare(source, family, limits, frame=frame, fixed_weights=True)
+    problem, seen = prepare(source, GaussianTiedSpherical(), limits, frame=frame, fixed_weights=True)
     # The size is one working unit whatever the units of the rows: it scales the bound, nothing else.
-    return replace(problem, family=family), seen
+    return replace(problem, family=GaussianTiedSpherical(variance=1.0)), seen
 
 
 def start_at_centres(problem: Problem, centres: Tensor) -> Start:

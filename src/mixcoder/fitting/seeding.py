@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from mixcoder.encoders.argmax import rowwise_argmax
+
 # Directions with less than this share of the largest spread hold rounding, not data.
 _RANK_TOLERANCE = 1e-10
 
@@ -91,7 +93,7 @@ def assign_batch(view: Tensor, centres: Tensor) -> Tensor:
     flat = centres.flatten(0, 1)
     # |x - c|^2 without |x|^2, which every centre shares.
     scores = torch.addmm(-0.5 * flat.square().sum(1), view, flat.T)  # (m, r k)
-    return scores.view(len(view), n_starts, k).argmax(2).T
+    return rowwise_argmax(scores.view(len(view), n_starts, k)).T
 
 
 def plus_plus_batch(
@@ -133,7 +135,7 @@ def _square_distances(view: Tensor, square_norms: Tensor, points: Tensor) -> Ten
     products = torch.addmm(square_norms[None, :], flat, view.T, alpha=-2.0)
     gaps = (products + flat.square().sum(1, keepdim=True)).clamp_min_(0)
     # A row's distance from itself is rounding: make it nothing, so that it is not drawn again.
-    gaps[gaps <= 1e-13 * square_norms.max()] = 0.0
+    torch.threshold_(gaps, 1e-13 * float(square_norms.max()), 0.0)
     return gaps.view(n_starts, n_points, len(view))
 
 

@@ -125,6 +125,9 @@ def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator:
     random rows, all components beginning near the overall spread.
     """
     view, weights, k = sample.view, sample.weights, n_components
+    if len(view) <= k:
+        # No row is left to share: one component each, and the others are not needed.
+        return torch.eye(len(view), k, dtype=view.dtype, device=view.device)[:, None].repeat(1, n_starts, 1)
     kinds = [("centres", "centres", "slabs", "soft")[i % 4] for i in range(n_starts)]
     codes = view.new_zeros(len(view), n_starts, k)
     n_centres = kinds.count("centres")
@@ -133,7 +136,7 @@ def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator:
         share = len(range(place, n_centres, len(sample.views)))
         if share:
             centres = plus_plus_batch(seen, weights, k, share, generator)
-            centre_labels.extend(hard_start(seen, weights, centres, 3))
+            centre_labels.extend(hard_start(seen, weights, centres, 2))
     cumulative = weights.cumsum(0)
     for start, kind in enumerate(kinds):
         if kind == "centres":
@@ -148,8 +151,8 @@ def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator:
             codes[:, start].scatter_(1, torch.empty_like(slab).index_copy_(0, order, slab)[:, None], 1.0)
         else:
             seeds = view[_draw_rows(cumulative, (k,), generator)]
-            gaps = torch.cdist(view, seeds, compute_mode="use_mm_for_euclid_dist").square_()
-            codes[:, start] = softargmax_(gaps.mul_(-0.5))[0]
+            # -|x - c|^2 / 2 without |x|^2, which no code sees.
+            codes[:, start] = softargmax_(torch.addmm(-0.5 * seeds.square().sum(1), view, seeds.T))[0]
     # Smoothed a little towards even shares, no component starts without any say in a row.
     return codes.mul_(0.98).add_(0.02 / k)
 
@@ -165,21 +168,20 @@ def search(
 ) -> tuple[Params, Tensor]:
     """Return the parameters and log-weights that the fit on all rows begins with.
 
-    Successive halving: every start runs a little, the best third runs on, the best one is returned.
-    Components of different starts do not touch, so all starts run as one long list of components.
+    Successive halving: every start runs a little, the best third runs on, the best one is returned; where the
+    two best end in one place, the search is over. Components of different starts do not touch, so all starts
+    run as one long list of components.
     """
     codes = candidate_codes(sample, n_components, n_starts, generator)
     params, log_weights = _first_step(problem, sample, codes)
-    rounds = ((_FIRST_STEPS, max(1, n_starts // 3)), (_SECOND_STEPS, 1)) if n_starts > 1 else ()
+    if n_starts == 1:
+        return params, log_weights[0]
     race = _Race(problem, sample, encoder)
-    for n_steps, n_kept in rounds:
-        bounds = None
-        for _ in range(n_steps):
-            params, log_weights, bounds = race.step(params, log_weights)
-        assert bounds is not None
+    for n_steps, n_kept in ((_FIRST_STEPS, max(1, n_starts // 3)), (_SECOND_STEPS, 1)):
+        params, log_weights, bounds = race.run(params, log_weights, n_steps)
         order = torch.argsort(tied_ranks(bounds), descending=True, stable=True)
         # Two starts of different kinds that end in one place have most likely found the best one.
-        agreed = float(bounds[order[0]] - bounds[order[1]]) < _AGREEMENT * float(sample.weights.sum())
+        agreed = float(bounds[order[0]] - bounds[order[1]]) < _AGREEMENT * race.total
         kept = order[: 1 if agreed else n_kept]
         columns = kept[:, None] * n_components + torch.arange(n_components, device=kept.device)
         params, log_weights = params.take(columns.flatten()), log_weights[kept]
@@ -197,6 +199,7 @@ class _Race:
     def __init__(self, problem: Problem, sample: Sample, encoder: Encoder) -> None:
         self.problem, self.encoder = problem, encoder
         self.rows, self.weights = sample.rows, sample.weights
+        self.total = float(sample.weights.sum())
         even = bool((sample.weights == sample.weights[0]).all())
         self.row_weights = None if even else sample.weights
         self.pooled = problem.family.pooled(sample.rows, self.row_weights)
@@ -205,6 +208,13 @@ class _Race:
             torch.float64, problem.workspace, problem.magnitude, tolerance=math.inf, column_major=True
         )
         self.expanded: Tensor | None = None
+
+    def run(self, params: Params, log_weights: Tensor, n_steps: int) -> tuple[Params, Tensor, Tensor]:
+        """Return parameters, log-weights, and bounds before the last step, after some steps."""
+        bounds = log_weights.new_zeros(log_weights.shape[0])
+        for _ in range(n_steps):
+            params, log_weights, bounds = self.step(params, log_weights)
+        return params, log_weights, bounds
 
     def step(self, params: Params, log_weights: Tensor) -> tuple[Params, Tensor, Tensor]:
         """Return parameters, log-weights, shape (r, k), and bounds before the step, shape (r,)."""

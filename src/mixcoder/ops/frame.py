@@ -105,7 +105,7 @@ class Frame:
 def _power_of_two(std: Tensor) -> Tensor:
     """Return the power of two nearest to 1 / std that is itself a normal number."""
     _, exponent = torch.frexp(std)
-    return torch.ldexp(torch.ones_like(std), (-exponent).clamp(-1000, 1000))
+    return torch.ldexp(torch.ones_like(std), (-exponent).clamp(-1021, 1021))
 
 
 def _safe_norm(x: Tensor) -> Tensor:
