@@ -31,7 +31,7 @@ from sklearn.mixture import GaussianMixture as PeerMixture
 import mixcoder
 
 FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
-REPEATS = 3
+REPEATS = 2
 
 
 def blobs(n: int, d: int, k: int, dtype: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

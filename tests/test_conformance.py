@@ -270,6 +270,11 @@ def test_an_encoder_of_others_is_checked_like_our_own():
 def test_a_family_can_be_checked_with_parameters_of_ones_own():
     family, params = GaussianFull.examples()[1]
     check_family(family, params.take(torch.tensor([1, 0])), encoders=[Argmax()])
+    check_family(family, params.take(torch.tensor([1])), encoders=[Posterior()])
+    with pytest.raises(AssertionError, match="Give params together with an instance"):
+        check_family(family)
+    with pytest.raises(AssertionError, match="Give an instance of GaussianFull"):
+        check_family(GaussianFull, params)
 
 
 # Planted bugs: which law catches what
@@ -319,11 +324,11 @@ class DropsTheLastRow(GaussianDiagonal):
 
 
 class SlightlyWrongMean(GaussianFull):
-    """A tenth of a per cent of a standard deviation off."""
+    """A hundredth of a per cent of a standard deviation off."""
 
     def maximize(self, statistics):
         params = super().maximize(statistics)
-        return replace(params, means=params.means + 1e-3)
+        return replace(params, means=params.means + 1e-4)
 
 
 class DividesByNMinusOne(GaussianDiagonal):

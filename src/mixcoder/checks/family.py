@@ -681,9 +681,10 @@ def check_family(
     Parameters
     ----------
     family : Family, or a class of them
+        A class is checked on its ``examples()``, an instance on ``params``.
     params : Params, optional
-        Parameters to draw rows from, the family's ``examples()`` by default: components that can be told apart,
-        in working coordinates (centred near zero, of a spread near one), as a fit sees them.
+        Parameters to draw rows from: components that can be told apart, in working coordinates (centred near
+        zero, of a spread near one), as a fit sees them.
     encoders : sequence of Encoder, optional
         Encoders to alternate with; all of :mod:`mixcoder.encoders` by default.
     skip : iterable of str
@@ -704,7 +705,10 @@ def check_family(
             raise AssertionError(f"Give an instance of {family.__name__} together with its params.")
         cases = cases_of(family)
     elif params is None:
-        cases = cases_of(type(family))
+        name = type(family).__name__
+        raise AssertionError(
+            f"Give params together with an instance, or the class {name} to check its examples()."
+        )
     else:
         cases = [Case(family, params, type(family).__name__)]
     left_out = set(skip)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -65,14 +65,24 @@ class Params:
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return the parameters on another device or in another floating dtype."""
+
+        def moved(value: Tensor) -> Tensor:
+            return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+
+        return self._map(moved)
+
+    def contiguous(self) -> Self:
+        """Return the parameters stored row by row: the order of memory decides the last bit of a product."""
+        return self._map(Tensor.contiguous)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         changes: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple):
-                changes[field.name] = tuple(part.to(device, dtype) for part in value)
+                changes[field.name] = tuple(part._map(function) for part in value)
             else:
-                floating = dtype if value.is_floating_point() else None
-                changes[field.name] = value.to(device=device, dtype=floating)
+                changes[field.name] = function(value)
         return replace(self, **changes)
 
 

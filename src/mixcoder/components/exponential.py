@@ -165,9 +165,7 @@ class FeatureKernel(Kernel[P, Moments]):
         k, width = self.natural.shape
         # Stored column by column, so that the product reads both of its factors along their long axis:
         # a third to a half faster for few components (measured).
-        out = self.workspace.take(
-            "sums", k, width, self.dtype, rows.device, column_major=self.column_major
-        )
+        out = self.workspace.take("sums", k, width, self.dtype, rows.device, column_major=self.column_major)
         sums = class_sums(code, rows, weights, out=out).to(torch.float64, copy=True)
         return Moments(sums[:, 0], sums[:, 1:])
 

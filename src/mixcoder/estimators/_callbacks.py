@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin as CallbackSupportMixin
+    from sklearn.callback import with_callbacks as with_callbacks
 
     HAS_CALLBACKS = True
 except ImportError:  # scikit-learn < 1.9
@@ -70,11 +71,16 @@ def all_or_nothing(estimator: Any) -> Any:
     before = dict(vars(estimator))
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         after = vars(estimator)
         callbacks = {
             name: after[name] for name in ("_callback_fit_ctx", "_skl_callbacks_to_teardown") if name in after
         }
         after.clear()
         after.update(before | callbacks)
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+            raise MemoryError(
+                f"{type(estimator).__name__} is left as it was: memory is used up. Use fewer components, components "
+                "with fewer parameters, or rows in float32."
+            ) from error
         raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,11 @@ from mixcoder.components.gaussian_spherical import GaussianSphericalParams
 from mixcoder.components.gaussian_tied import GaussianTiedParams
 from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonalParams
 from mixcoder.components.gaussian_tied_spherical import GaussianTiedSphericalParams
+from mixcoder.estimators._validation import numbers_of
 from mixcoder.ops.frame import Frame
+
+# How far given weights may sum from one.
+_SUM_TOLERANCE = 1e-6
 
 FAMILIES: dict[str, type[Gaussian[Any]]] = {
     "full": GaussianFull,
@@ -106,56 +109,46 @@ def precision_factors_of(covariance_type: str, params: Any, frame: Frame) -> Ten
     return scale[0] * variance.rsqrt()
 
 
-def check_weights(weights: Any, k: int) -> Tensor:
+def check_weights(weights: Any, k: int, name: str = "weights_init") -> Tensor:
     """Return given weights, validated as scikit-learn does."""
-    values = _numbers(weights, "weights")
-    if values.shape != (k,):
-        raise ValueError(f"The parameter 'weights' should have the shape of ({k},), but got {values.shape}")
-    if (values < 0.0).any() or (values > 1.0).any():
+    values = _shaped(weights, (k,), name)
+    if bool((values < 0.0).any()) or bool((values > 1.0).any()):
         raise ValueError(
-            "The parameter 'weights' should be in the range [0, 1], but got max value "
-            f"{values.max():.5f}, min value {values.min():.5f}"
+            f"The parameter {name!r} should be in the range [0, 1], but got max value "
+            f"{float(values.max()):.5f}, min value {float(values.min()):.5f}"
         )
-    if not np.isclose(abs(1.0 - values.sum()), 0.0, atol=1e-6):
-        raise ValueError(
-            f"The parameter 'weights' should be normalized, but got sum(weights) = {values.sum():.5f}"
-        )
-    return torch.as_tensor(values / values.sum())
+    total = values.sum()
+    if not abs(1.0 - float(total)) <= _SUM_TOLERANCE:
+        raise ValueError(f"The parameter {name!r} should be normalized, but got sum = {float(total):.5f}")
+    return values / total
 
 
-def check_means(means: Any, k: int, d: int) -> Tensor:
+def check_means(means: Any, k: int, d: int, name: str = "means_init") -> Tensor:
     """Return given means, validated."""
-    values = _numbers(means, "means")
-    if values.shape != (k, d):
-        raise ValueError(f"The parameter 'means' should have the shape of ({k}, {d}), but got {values.shape}")
-    return torch.as_tensor(values)
+    return _shaped(means, (k, d), name)
 
 
-def check_precisions(precisions: Any, covariance_type: str, k: int, d: int) -> Tensor:
-    """Return given precisions, validated: the right shape, symmetric, positive definite."""
-    values = _numbers(precisions, "precisions")
-    shape = shape_of(covariance_type, k, d)
-    if values.shape != shape:
+def check_spreads(
+    matrices: Any, covariance_type: str, k: int, d: int, name: str = "precisions_init"
+) -> Tensor:
+    """Return given precisions, or covariances, validated: the right shape, symmetric, positive definite."""
+    values = _shaped(matrices, shape_of(covariance_type, k, d), name)
+    if covariance_type not in ("full", "tied"):
+        if bool((values <= 0.0).any()):
+            raise ValueError(f"The parameter {name!r} should be positive, but got {float(values.min()):.5g}")
+        return values
+    for place, matrix in enumerate(values.reshape(-1, d, d)):
+        symmetric = torch.allclose(matrix, matrix.T)
+        if not symmetric or bool((torch.linalg.eigvalsh(matrix) <= 0.0).any()):
+            where = f", entry {place}" if covariance_type == "full" else ""
+            raise ValueError(f"The parameter {name!r}{where}, should be symmetric, positive-definite")
+    return values
+
+
+def _shaped(values: Any, shape: tuple[int, ...], name: str) -> Tensor:
+    numbers = numbers_of(values, f"The parameter {name!r}")
+    if tuple(numbers.shape) != shape:
         raise ValueError(
-            f"The parameter '{covariance_type} precision' should have the shape of {shape}, but got "
-            f"{values.shape}"
+            f"The parameter {name!r} should have the shape of {shape}, but got {tuple(numbers.shape)}"
         )
-    if covariance_type in ("full", "tied"):
-        for place, matrix in enumerate(values.reshape(-1, d, d)):
-            if not np.allclose(matrix, matrix.T) or np.any(np.linalg.eigvalsh(matrix) <= 0.0):
-                where = f" {place}" if covariance_type == "full" else ""
-                raise ValueError(
-                    f"'{covariance_type} precision'{where} should be symmetric, positive-definite"
-                )
-    elif np.any(values <= 0.0):
-        raise ValueError(f"'{covariance_type} precision' should be positive")
-    return torch.as_tensor(values)
-
-
-def _numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
-    if isinstance(values, Tensor):
-        values = values.numpy(force=True)
-    array = np.array(values, dtype=np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"The parameter '{name}' contains NaN or infinity; give finite numbers.")
-    return array
+    return numbers

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 
 from mixcoder import modelfile
+from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family, Params
 from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import CorruptModelError, UnknownModelError
 from mixcoder.ops.frame import Frame
+from mixcoder.statistics import Statistics
 
 _ENCODERS: dict[str, type[Encoder]] = {c.__name__: c for c in (Argmax, Posterior, Tempered)}
 
@@ -24,9 +27,10 @@ _DENSITY_STATE = ("converged_", "stop_reason_", "n_iter_", "lower_bound_", "lowe
 _STATE = {
     "GaussianMixture": _DENSITY_STATE,
     "Mixture": _DENSITY_STATE,
-    "KMeans": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_"),
+    "KMeans": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_", "_weight_unit"),
 }
 _ARRAYS = {"KMeans": ("labels_", "_cluster_counts")}
+_SUMS = ("GaussianMixture", "Mixture")
 
 
 def _estimators() -> dict[str, type[Any]]:
@@ -57,7 +61,12 @@ def save(estimator: Any, path: Any, *, overwrite: bool = True) -> str:
         "frame.scale": _array(model.frame.scale),
         "magnitude": _array(model.magnitude),
     }
-    params = _pack_params(model.params, "params", arrays)
+    params = _pack_tensors(model.params, "params", arrays)
+    sums = (
+        _pack_tensors(estimator._sums, "sums", arrays)
+        if kind in _SUMS and estimator._sums is not None
+        else None
+    )
     for name in _ARRAYS.get(kind, ()):
         value = getattr(estimator, name)
         arrays[f"state.{name}"] = _array(value) if isinstance(value, Tensor) else value
@@ -67,6 +76,7 @@ def save(estimator: Any, path: Any, *, overwrite: bool = True) -> str:
     metadata = {
         "family": _pack_family(model.family),
         "params": params,
+        "sums": sums,
         "encoder": _pack_encoder(model.encoder),
         "constructor": constructor,
         "state": {name: _plain(getattr(estimator, name)) for name in _STATE[kind]},
@@ -107,9 +117,13 @@ def load(path: Any, *, expected_sha256: str | None = None) -> Any:
 def _rebuild(cls: type[Any], file: modelfile.ModelFile) -> Any:
     metadata, arrays = file.metadata, {name: torch.from_numpy(array) for name, array in file.arrays.items()}
     family = _unpack_family(metadata["family"])
-    params = _unpack_params(metadata["params"], "params", arrays, family)
+    params = _unpack_tensors(_example_params(family), metadata["params"], "params", arrays)
     for name, array in arrays.items():
-        if array.is_floating_point() and name.startswith("params") and not bool(torch.isfinite(array).all()):
+        if (
+            array.is_floating_point()
+            and name.startswith(("params", "sums"))
+            and not bool(torch.isfinite(array).all())
+        ):
             raise ValueError(f"array {name!r} is not finite")
     model = MixtureAutoencoder(
         family,
@@ -124,8 +138,10 @@ def _rebuild(cls: type[Any], file: modelfile.ModelFile) -> Any:
     decoded = model.prototypes()
     if decoded.shape != (model.n_components, model.n_features):
         raise ValueError(f"prototypes have shape {tuple(decoded.shape)}")
+    defaults = signature(cls).parameters
     constructor = {
-        name: _unpack_parameter(value, arrays, file.arrays) for name, value in metadata["constructor"].items()
+        name: _unpack_parameter(packed, defaults[name].default, file.arrays)
+        for name, packed in metadata["constructor"].items()
     }
     estimator = cls(**constructor)
     estimator._validate_params()
@@ -137,6 +153,13 @@ def _rebuild(cls: type[Any], file: modelfile.ModelFile) -> Any:
     estimator.n_features_in_ = int(metadata["n_features_in"])
     if metadata["feature_names_in"]:
         estimator.feature_names_in_ = np.array(metadata["feature_names_in"], dtype=object)
+    if file.kind in _SUMS:
+        estimator._sums = None
+        if metadata["sums"] is not None:
+            example = _example_sums(family, model.n_features)
+            estimator._sums = _unpack_tensors(example, metadata["sums"], "sums", arrays)
+            if estimator._sums.counts.shape != model.log_weights.shape:
+                raise ValueError("the numbers of components disagree")
     for name in _STATE[file.kind]:
         setattr(estimator, name, metadata["state"][name])
     for name in _ARRAYS.get(file.kind, ()):
@@ -178,17 +201,16 @@ def _pack_parameter(name: str, value: Any, arrays: dict[str, np.ndarray[Any, Any
 
 
 def _unpack_parameter(
-    packed: Mapping[str, Any], arrays: Mapping[str, Tensor], raw: Mapping[str, np.ndarray[Any, Any]]
+    packed: Mapping[str, Any], default: Any, arrays: Mapping[str, np.ndarray[Any, Any]]
 ) -> Any:
-    del arrays
     if "family" in packed:
         return _unpack_family(packed["family"])
     if "encoder" in packed:
         return _unpack_encoder(packed["encoder"])
     if "array" in packed:
-        return raw[packed["array"]]
+        return arrays[packed["array"]]
     if "dropped" in packed:
-        return None if packed["dropped"] in ("RandomState", "Generator") else "auto"
+        return default
     return packed["value"]
 
 
@@ -249,45 +271,54 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _pack_params(params: Params, prefix: str, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
-    """Put the tensors of parameters into ``arrays`` and return how to find them again."""
+def _pack_tensors(
+    value: Params | Statistics, prefix: str, arrays: dict[str, np.ndarray[Any, Any]]
+) -> dict[str, Any]:
+    """Put the tensors of parameters or sums into ``arrays`` and return how to find them again."""
     packed: dict[str, Any] = {}
-    for entry in fields(params):
-        value = getattr(params, entry.name)
-        name = f"{prefix}.{entry.name}"
-        if isinstance(value, tuple):
+    for entry in fields(value):
+        content, name = getattr(value, entry.name), f"{prefix}.{entry.name}"
+        if isinstance(content, tuple):
             packed[entry.name] = [
-                _pack_params(part, f"{name}.{place}", arrays) for place, part in enumerate(value)
+                _pack_tensors(part, f"{name}.{place}", arrays) for place, part in enumerate(content)
             ]
+        elif content is None:
+            packed[entry.name] = "absent"
         else:
-            arrays[name] = _array(value)
-            packed[entry.name] = None
+            arrays[name] = _array(content)
+            packed[entry.name] = "array"
     return packed
 
 
-def _unpack_params(
-    packed: Mapping[str, Any], prefix: str, arrays: Mapping[str, Tensor], family: Any
-) -> Params:
-    """Return the parameters; their class is that of the family's own examples."""
-    return _unpack_like(type(family).examples()[0][1], packed, prefix, arrays, family)
-
-
-def _unpack_like(
-    example: Params, packed: Mapping[str, Any], prefix: str, arrays: Mapping[str, Tensor], family: Any
-) -> Params:
+def _unpack_tensors(
+    example: Any, packed: Mapping[str, Any], prefix: str, arrays: Mapping[str, Tensor]
+) -> Any:
+    """Return parameters or sums; their classes are those of an example."""
     values: dict[str, Any] = {}
     for entry in fields(example):
-        name = f"{prefix}.{entry.name}"
-        listed = packed[entry.name]
-        if listed is None:
-            values[entry.name] = arrays[name]
+        found, name = packed[entry.name], f"{prefix}.{entry.name}"
+        if found in ("array", "absent"):
+            values[entry.name] = arrays[name] if found == "array" else None
         else:
-            parts = getattr(family, "parts", ())
+            parts = enumerate(zip(getattr(example, entry.name), found, strict=True))
             values[entry.name] = tuple(
-                _unpack_params(inner, f"{name}.{place}", arrays, part[0])
-                for place, (inner, part) in enumerate(zip(listed, parts, strict=True))
+                _unpack_tensors(part, inner, f"{name}.{place}", arrays) for place, (part, inner) in parts
             )
     return type(example)(**values)
+
+
+def _example_params(family: Any) -> Any:
+    """Return parameters of the class that a family has."""
+    example = type(family).examples()[0][1]
+    if not hasattr(family, "parts"):
+        return example
+    return replace(example, parts=tuple(_example_params(part) for part, _ in family.parts))
+
+
+def _example_sums(family: Any, n_features: int) -> Any:
+    """Return sums of the class that a family has."""
+    row = torch.ones(1, n_features, dtype=torch.float64)
+    return family.statistics(None, row, HardCode(torch.zeros(1, dtype=torch.int64), 1))
 
 
 __all__ = ["load", "save"]

@@ -108,7 +108,9 @@ def _checked_column(x: Any, where: str) -> Any:
     if dtype.startswith("complex"):
         raise DataTypeError(f"Complex data not supported: {where} has dtype {x.dtype}. Use its real part.")
     if dtype.startswith("sparse"):
-        raise DataTypeError(f"{where} has dtype {x.dtype}, but dense data is required. Use X.sparse.to_dense().")
+        raise DataTypeError(
+            f"{where} has dtype {x.dtype}, but dense data is required. Use X.sparse.to_dense()."
+        )
     if dtype.startswith(_NESTED):
         raise DataTypeError(f"{where} has dtype {x.dtype}: X must be a table of numbers (rows, features).")
     if dtype.startswith(_TEXT) or (

@@ -81,7 +81,7 @@ def numbers_of(values: Any, name: str) -> Tensor:
         numbers = values.detach().to(torch.float64)
     else:
         array = np.asarray(values)
-        if array.dtype.kind not in "biufO":
+        if values is None or array.dtype.kind not in "biufO":
             raise DataTypeError(f"{name} must be numbers, got dtype {array.dtype}.")
         try:
             numbers = torch.from_numpy(array.astype(np.float64, order="C"))

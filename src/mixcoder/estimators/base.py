@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,9 @@ _SIMPLEX_TOLERANCE = 1e-3
 _BLOCK = 1 << 14
 
 _ONE_THREAD_NUMBERS = 1e6
+
+# Parameters, natural parameters, and the sums of two blocks, in float64.
+_BYTES_A_NUMBER = 32
 
 
 class AutoencoderEstimator(
@@ -231,10 +236,22 @@ class AutoencoderEstimator(
         return TensorSource(x, weights / unit), float(unit)
 
     def _checked_range(self, source: TensorSource, family: Any) -> Range:
+        self._require_memory(family, source)
         limits = scan_range(source)
         require_finite(self, source.x, limits)
         check_domain(self, family.check_rows, source.x)
         return limits
+
+    def _require_memory(self, family: Any, source: TensorSource) -> None:
+        """Raise a MemoryError, before anything is allocated, where parameters and sums alone cannot fit."""
+        k, d = self._n_fitted_components, source.n_features
+        needed, there = _BYTES_A_NUMBER * k * family.width(d), _memory_of(source.device)
+        if needed > there:
+            raise MemoryError(
+                f"{type(self).__name__} with {k} components of {type(family).__name__} on {d} features needs "
+                f"about {needed / 2**30:.1f} GiB, but there are {there / 2**30:.1f} GiB. Use fewer components, or "
+                "components with fewer parameters (diagonal instead of full covariances)."
+            )
 
     def _require_representable(self, problem: Problem, dtype: torch.dtype) -> None:
         """Raise a DataError where squares of the rows, in their own units, are beyond a dtype."""
@@ -267,7 +284,7 @@ class AutoencoderEstimator(
 
     def _keep(self, result: FitResult) -> None:
         """Set the attributes that every fit leaves."""
-        self.model_ = result.model
+        self.model_ = stored(result.model)
         self.converged_ = result.converged
         self.stop_reason_ = result.reason
         self.n_iter_ = result.n_iter
@@ -345,10 +362,24 @@ class AutoencoderEstimator(
         return tags
 
 
+def _memory_of(device: torch.device) -> float:
+    """Return the bytes of memory of a device; infinity where that cannot be told."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return math.inf
+
+
 def few_threads(X: Any) -> AbstractContextManager[Any]:
     """Return the context to fit in: a small table is done before a second kernel thread has woken up."""
     small = math.prod(getattr(X, "shape", ())) < _ONE_THREAD_NUMBERS
     return single_threaded_kernels() if small else nullcontext()
+
+
+def stored(model: MixtureAutoencoder) -> MixtureAutoencoder:
+    """Return the model as a file would give it back, to the last bit of its answers."""
+    return replace(model, params=model.params.contiguous())
 
 
 def on_device(model: MixtureAutoencoder, device: torch.device) -> MixtureAutoencoder:
@@ -356,4 +387,4 @@ def on_device(model: MixtureAutoencoder, device: torch.device) -> MixtureAutoenc
     return model if model.device == device else model.to(device)
 
 
-__all__ = ["AutoencoderEstimator", "few_threads", "on_device"]
+__all__ = ["AutoencoderEstimator", "few_threads", "on_device", "stored"]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
@@ -20,13 +19,13 @@ from mixcoder.encoders import Posterior
 from mixcoder.estimators._gaussian_parameters import (
     FAMILIES,
     check_means,
-    check_precisions,
+    check_spreads,
     check_weights,
     covariances_of,
     params_of,
     precision_factors_of,
 )
-from mixcoder.estimators._validation import Number
+from mixcoder.estimators._validation import Number, numbers_of
 from mixcoder.estimators.mixture import DensityEstimator, code_start, encoder_at
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Start, found_start, start_around, start_at_random, start_from_code
@@ -180,14 +179,14 @@ class GaussianMixture(DensityEstimator):
         covariances : array-like
             In the shape of ``covariances_`` for the covariance type.
         """
-        means = torch.as_tensor(np.asarray(means, dtype=np.float64))
-        if means.ndim != 2:
+        means = numbers_of(means, "means").cpu()
+        if means.ndim != 2 or 0 in means.shape:
             raise ValueError(f"means must have shape (n_components, n_features), got {tuple(means.shape)}.")
         k, d = means.shape
-        log_weights = check_weights(weights, k).log()
-        covariances = torch.as_tensor(np.asarray(covariances, dtype=np.float64))
         estimator = cls(n_components=k, covariance_type=covariance_type)
         estimator._validate_params()
+        log_weights = check_weights(weights, k, "weights").cpu().log()
+        covariances = check_spreads(covariances, covariance_type, k, d, "covariances").cpu()
         family = FAMILIES[covariance_type]()
         spread = means.std(0, correction=0)
         variances = _diagonal_of(covariance_type, covariances).expand(k, d)
@@ -200,7 +199,7 @@ class GaussianMixture(DensityEstimator):
         estimator.n_features_in_ = d
         estimator.converged_, estimator.stop_reason_ = True, "the parameters were given"
         estimator.n_iter_, estimator.history_ = 0, {}
-        estimator.lower_bound_, estimator.lower_bounds_ = float("nan"), []
+        estimator.lower_bound_, estimator.lower_bounds_, estimator._sums = float("-inf"), [], None
         return estimator
 
     # The fit
@@ -224,7 +223,7 @@ class GaussianMixture(DensityEstimator):
         precisions = (
             None
             if self.precisions_init is None
-            else check_precisions(self.precisions_init, kind, k, d).to(device)
+            else check_spreads(self.precisions_init, kind, k, d).to(device)
         )
         if weights is None and means is None and precisions is None:
             return self._start_by_init_params(problem)

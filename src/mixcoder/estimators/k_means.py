@@ -21,7 +21,7 @@ from mixcoder.encoders import Argmax
 from mixcoder.errors import DataError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
-from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device
+from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit
 from mixcoder.fitting.kmeans import (
@@ -177,7 +177,6 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         self._keep(result)
         self._label(source, unit)
         self._weight_unit = unit
-        self.__dict__.pop("_stream", None)
         task.close()
         self._report_distinct()
         # The centres, and the one variance that the rows leave around them.
@@ -189,8 +188,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take one mini-batch step: every centre is the mean of all rows it has been given so far.
 
-        The first batch starts the centres, as ``fit`` would; after ``fit`` the step goes on from its centres
-        and counts.
+        The first batch starts the centres, as ``fit`` would; fitted centres go on with their counts.
 
         References
         ----------
@@ -200,20 +198,16 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         with all_or_nothing(self), few_threads(X):
             begun = hasattr(self, "model_") and self.model_.n_components == self.n_clusters
             source, unit = self._source(X, sample_weight, reset=not begun, min_rows=1)
-            stream: Stream | None = getattr(self, "_stream", None)
-            if not begun:
-                stream, self._weight_unit = self._first_stream(source), unit
-            elif stream is None:
-                stream = self._stream_from(source)
+            if begun:
+                stream = self._resumed_stream(source)
             else:
-                self._checked_range(source, stream.problem.family)
+                stream, self._weight_unit = self._first_stream(source), unit
             # Batches count by their weights, in the unit of the first.
             scale = unit / self._weight_unit
             weights = source.x.new_ones(source.n_rows, dtype=torch.float64)
             weights = scale * (weights if source.weights is None else source.weights)
             stream = stream.step(TensorSource(source.x, weights))
-            self._stream = stream
-            self.model_ = stream.model
+            self.model_ = stored(stream.model)
             self.n_iter_ = stream.n_steps
             self.converged_, self.stop_reason_ = False, "partial_fit takes one step at a time"
             self.history_ = {"bound": list(stream.bounds)}
@@ -231,16 +225,14 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         params, log_weights = self._starts(problem)(0)
         return Stream(problem, params, log_weights, Argmax(), exponent=None)
 
-    def _stream_from(self, source: TensorSource) -> Stream:
-        """Return the stream in which the rows of the fit have gone by."""
+    def _resumed_stream(self, source: TensorSource) -> Stream:
+        """Return the stream in which all rows so far have gone by."""
         model = on_device(self.model_, source.device)
-        limits = self._checked_range(source, model.family)
-        problem, _ = kmeans_problem(source, limits, frame=model.frame)
-        counts = self._cluster_counts.to(source.device)
-        sums = counts[:, None] * model.frame.apply(model.prototypes())
-        pooled = None if problem.pooled is None else torch.zeros_like(problem.pooled)
-        seen = Moments(counts, sums, pooled)
-        return Stream(problem, model.params, model.log_weights, Argmax(), exponent=None, average=seen)
+        self._checked_range(source, model.family)
+        counts, centres = self._cluster_counts.to(source.device), model.frame.apply(model.prototypes())
+        seen = Moments(counts, counts[:, None] * centres, model.family.pooled(centres * 0.0))
+        bounds = tuple(self.history_["bound"])
+        return Stream.resumed(model, source, Argmax(), exponent=None, average=seen, bounds=bounds)
 
     def _problem(self, source: TensorSource) -> tuple[Problem, Scan]:
         problem, seen = kmeans_problem(source, self._checked_range(source, GaussianTiedSpherical()))

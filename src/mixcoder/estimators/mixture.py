@@ -24,7 +24,7 @@ from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import DataError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
-from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device
+from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
@@ -67,6 +67,20 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         "on_interrupt": [StrOptions({"raise", "keep"})],
         "step_exponent": [Number(Real, 0.5, 1.0, closed="right")],
     }
+
+    # Constructor parameters that all of them take
+    n_components: int
+    temperature: float
+    tol: float
+    max_iter: int
+    n_init: int
+    acceleration: str
+    random_state: Any
+    warm_start: bool
+    verbose: int
+    verbose_interval: int
+    on_interrupt: str
+    step_exponent: float
 
     # What the concrete estimators say
 
@@ -155,7 +169,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self._keep(result)
         self.lower_bound_ = result.bound
         self.lower_bounds_ = list(result.history.bound)
-        self.__dict__.pop("_stream", None)
+        sums = result.statistics
+        self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight)
         task.close()
         self._report(result)
         self._tell(result, problem, seen, n_parameters=self._n_parameters())
@@ -166,8 +181,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
         The running average of the sufficient statistics moves by
         :math:`\eta_t = (t+2)^{-a}` towards those of the batch, a = ``step_exponent``; then the parameters
-        are maximised. The first batch starts the mixture, as ``fit`` would;
-        after ``fit`` the step goes on from its parameters.
+        are maximised. The first batch starts the mixture, as ``fit`` would; a fitted mixture goes on from its
+        own average, every iteration of its fit counting as a step.
 
         References
         ----------
@@ -176,16 +191,13 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         del y
         with all_or_nothing(self), few_threads(X):
             fitted: MixtureAutoencoder | None = getattr(self, "model_", None)
-            begun = fitted is not None and self._continues(fitted, fitted.n_features)
-            source, _ = self._source(X, sample_weight, reset=not begun, min_rows=1)
-            stream: Stream | None = getattr(self, "_stream", None) if begun else None
-            if stream is None:
-                stream = self._begin_stream(source, fitted if begun else None)
-            else:
-                self._checked_range(source, stream.problem.family)
+            if fitted is not None and not self._continues(fitted, fitted.n_features):
+                fitted = None
+            source, _ = self._source(X, sample_weight, reset=fitted is None, min_rows=1)
+            stream = self._first_stream(source) if fitted is None else self._resumed_stream(source, fitted)
             stream = stream.step(source)
-            self._stream = stream
-            self.model_ = stream.model
+            self._sums = stream.average
+            self.model_ = stored(stream.model)
             self.n_iter_ = stream.n_steps
             self.converged_ = False
             self.stop_reason_ = "partial_fit takes one step at a time"
@@ -194,14 +206,20 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             self.history_ = {"bound": list(stream.bounds)}
         return self
 
-    def _begin_stream(self, source: TensorSource, fitted: MixtureAutoencoder | None) -> Stream:
+    def _resumed_stream(self, source: TensorSource, fitted: MixtureAutoencoder) -> Stream:
+        self._checked_range(source, fitted.family)
+        return Stream.resumed(
+            on_device(fitted, source.device),
+            source,
+            self._encoder(),
+            exponent=float(self.step_exponent),
+            average=None if self._sums is None else self._sums.to(source.device),
+            bounds=tuple(self.lower_bounds_),
+        )
+
+    def _first_stream(self, source: TensorSource) -> Stream:
         family, encoder = self._family(), self._encoder()
         limits = self._checked_range(source, family)
-        exponent = float(self.step_exponent)
-        if fitted is not None:
-            fitted = on_device(fitted, source.device)
-            problem, _ = prepare(source, family, limits, frame=fitted.frame)
-            return Stream(problem, fitted.params, fitted.log_weights, encoder, exponent)
         self._require_rows(source.n_rows)
         problem, _ = prepare(source, family, limits)
         self._require_representable(problem, source.dtype)
@@ -209,7 +227,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         start = given(0) if callable(given) else given
         if start is None:
             start = found_start(problem, self.n_components, encoder, self._generator())
-        return Stream(problem, *start, encoder, exponent)
+        return Stream(problem, *start, encoder, float(self.step_exponent))
 
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
         return (

@@ -117,9 +117,7 @@ def found_start(problem: Problem, n_components: int, encoder: Encoder, generator
         n_starts = n_search_starts(problem, n_components, len(sample.rows))
         if n_components == 1:
             n_starts = 1
-        return search(
-            problem, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator
-        )
+        return search(problem, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator)
 
 
 def start_from_code(problem: Problem, code: Code, n_components: int) -> Start:

@@ -18,7 +18,6 @@ from mixcoder.fitting.fit import Start, prepare
 from mixcoder.fitting.scan import Range, Scan
 from mixcoder.fitting.seeding import draw_distinct, plus_plus_batch, tied_ranks
 from mixcoder.fitting.start import Sample, draw_sample, hard_start
-from mixcoder.ops.frame import Frame
 from mixcoder.sources import Source
 
 # Starts that are run on the sample, and Lloyd steps that each gets there.
@@ -26,9 +25,9 @@ _SAMPLE_STARTS = 4
 _SAMPLE_STEPS = 8
 
 
-def kmeans_problem(source: Source, limits: Range, *, frame: Frame | None = None) -> tuple[Problem, Scan]:
+def kmeans_problem(source: Source, limits: Range) -> tuple[Problem, Scan]:
     """Return the problem whose bound is the negative sum of squares: round, of one size, equal weights."""
-    problem, seen = prepare(source, GaussianTiedSpherical(), limits, frame=frame, fixed_weights=True)
+    problem, seen = prepare(source, GaussianTiedSpherical(), limits, fixed_weights=True)
     # The size is one working unit whatever the units of the rows: it scales the bound, nothing else.
     return replace(problem, family=GaussianTiedSpherical(variance=1.0)), seen
 

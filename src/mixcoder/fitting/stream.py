@@ -32,7 +32,8 @@ class Stream:
     log_weights : Tensor, shape (k,)
     encoder : Encoder
     exponent : float or None
-        a, in (0.5, 1]; ``None`` adds all batches up with equal weight per row.
+        a, in (0.5, 1]; ``None`` adds all batches up with equal weight per row, and keeps the weights of the
+        components (k-means).
     average : Statistics or None
         s, per row; sums where ``exponent`` is ``None``.
     bounds : tuple of float
@@ -50,6 +51,29 @@ class Stream:
     exponent: float | None
     average: Statistics | None = None
     bounds: tuple[float, ...] = ()
+
+    @classmethod
+    def resumed(
+        cls,
+        model: MixtureAutoencoder,
+        batch: Source,
+        encoder: Encoder,
+        *,
+        exponent: float | None,
+        average: Statistics | None,
+        bounds: tuple[float, ...],
+    ) -> Stream:
+        """Return the stream that a fitted model, its sums and its bounds stand for, at a batch."""
+        problem = Problem(
+            source=batch,
+            family=model.family,
+            frame=model.frame,
+            magnitude=model.magnitude,
+            variances=torch.ones_like(model.magnitude),
+            total_weight=batch.total_weight,
+            fixed_weights=exponent is None,
+        )
+        return cls(problem, model.params, model.log_weights, encoder, exponent, average, bounds)
 
     @property
     def n_steps(self) -> int:

@@ -1,0 +1,826 @@
+"""A call does what it says or nothing at all; what was fitted survives copies, files, processes and other threads."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, is_dataclass
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mixcoder import GaussianMixture, KMeans, Mixture, load, modelfile
+from mixcoder.components import Poisson
+from mixcoder.encoders import Argmax, Posterior, Tempered
+from mixcoder.errors import CorruptModelError, DataError, ModelFileError, UnknownModelError
+from mixcoder.estimators import base as estimator_base
+from mixcoder.estimators.mixture import families
+from mixcoder.fitting import fit as fitting
+from mixcoder.fitting.em import Problem
+from mixcoder.sources import TensorSource
+
+X = load_iris().data[::3]
+OTHER = 3.0 * X[::-1] + np.arange(4)
+MAKERS = {
+    "KMeans": lambda **p: KMeans(3, random_state=0, **p),
+    "GaussianMixture": lambda **p: GaussianMixture(2, random_state=0, **p),
+    "tied": lambda **p: GaussianMixture(2, covariance_type="tied", random_state=0, **p),
+    "Mixture": lambda **p: Mixture("gaussian_diagonal", 2, temperature=0.5, random_state=0, **p),
+}
+
+
+def digest(value):
+    """Return a hash of a value, tensors and nested objects by content."""
+    told = hashlib.sha256()
+
+    def take(part):
+        if isinstance(part, torch.Tensor):
+            part = part.numpy(force=True)
+        if isinstance(part, np.ndarray):
+            told.update(repr((part.dtype, part.shape)).encode() + part.tobytes())
+        elif isinstance(part, dict):
+            for key in sorted(part, key=str):
+                told.update(str(key).encode())
+                take(part[key])
+        elif isinstance(part, list | tuple):
+            told.update(f"{type(part)}{len(part)}".encode())
+            for entry in part:
+                take(entry)
+        elif is_dataclass(part):
+            told.update(type(part).__name__.encode())
+            take({entry.name: getattr(part, entry.name) for entry in fields(part)})
+        else:
+            told.update(repr(part).encode())
+
+    take(value)
+    return told.hexdigest()
+
+
+def state(model):
+    return digest(vars(model))
+
+
+def answers(model, rows=X):
+    names = ("predict", "transform", "reconstruct", "predict_proba", "score_samples")
+    return {name: getattr(model, name)(rows) for name in names if hasattr(model, name)}
+
+
+def assert_same_bits(one, other, rows=X):
+    for name, answer in answers(one, rows).items():
+        assert np.array_equal(np.asarray(answer), np.asarray(answers(other, rows)[name])), name
+
+
+class Bomb:
+    """Raises in the k-th call of a function."""
+
+    def __init__(self, function, place, error):
+        self.function, self.place, self.error, self.n_calls = function, place, error, 0
+
+    def __call__(self, *args, **kwargs):
+        self.n_calls += 1
+        if self.n_calls == self.place:
+            raise self.error
+        return self.function(*args, **kwargs)
+
+    def __get__(self, instance, owner=None):
+        return lambda *args, **kwargs: self(instance, *args, **kwargs)
+
+
+FUSES = {
+    "a pass over the rows": (Problem, "totals"),
+    "a maximisation": (Problem, "maximize"),
+    "a sum over blocks": (TensorSource, "map_reduce"),
+    "a sweep over blocks": (TensorSource, "map_rows"),
+    "looking rows up": (TensorSource, "take"),
+    "the search for a start": (fitting, "search"),
+    "the end of the fit": (estimator_base, "stored"),
+    "a warning": (estimator_base.AutoencoderEstimator, "_remarks"),
+}
+
+
+# Nothing or all
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("no more"), RuntimeError("bug")], ids=repr)
+@pytest.mark.parametrize("fuse", FUSES)
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_error_at_any_call_leaves_the_estimator_as_it_was(name, fuse, error, monkeypatch):
+    owner, attribute = FUSES[fuse]
+    function = getattr(owner, attribute)
+    fitted, unfitted, batch = MAKERS[name]().fit(X), MAKERS[name](), MAKERS[name]().partial_fit(X)
+    for model, method in ((fitted, "fit"), (unfitted, "fit"), (unfitted, "partial_fit"), (batch, "partial_fit")):
+        before, ids = state(model), {key: id(value) for key, value in vars(model).items()}
+        for place in range(1, 100):
+            bomb = Bomb(function, place, error)
+            with monkeypatch.context() as patch, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                patch.setattr(owner, attribute, bomb)
+                other = pd.DataFrame(OTHER, columns=list("abcd"))
+                try:
+                    getattr(copy.copy(model), method)(other)  # a copy: the last call of each row succeeds
+                    succeeded = True
+                except (KeyboardInterrupt, MemoryError, RuntimeError) as caught:
+                    succeeded = caught is not error
+                    assert not succeeded
+                if succeeded:
+                    break
+                bomb.n_calls = 0
+                with pytest.raises(type(error)):
+                    getattr(model, method)(other)
+            assert state(model) == before
+            assert {key: id(value) for key, value in vars(model).items()} == ids
+        assert succeeded
+    again = MAKERS[name]().fit(X)
+    assert_same_bits(again, unfitted.fit(X))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_interrupt_at_any_time_leaves_the_estimator_as_it_was(name):
+    model = MAKERS[name]().fit(X)
+    before, rng = state(model), np.random.default_rng(0)
+    rows = rng.standard_normal((3000, 4))
+    main = threading.main_thread().ident
+    n_interrupted = 0
+    for delay in rng.uniform(0.0, 0.03, 12):
+        timer = threading.Timer(delay, signal.pthread_kill, (main, signal.SIGINT))
+        another = copy.copy(model)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                timer.start()
+                another.set_params(max_iter=2000, tol=0.0)
+                another.fit(rows)
+                timer.join()
+                time.sleep(0.001)
+        except KeyboardInterrupt:
+            n_interrupted += 1
+            another.set_params(max_iter=model.max_iter, tol=model.tol)
+            assert state(another) in (before, state(another)) if hasattr(another, "model_") else False
+            assert another.model_ is model.model_ or another.n_features_in_ == 4
+        timer.join()
+    assert n_interrupted
+    assert state(model) == before
+    assert torch.get_num_threads() == N_THREADS
+
+
+N_THREADS = torch.get_num_threads()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_interrupted_fit_keeps_the_best_so_far_where_it_is_told_to(name, monkeypatch):
+    totals = Problem.totals
+    whole = MAKERS[name](tol=0.0, max_iter=8, n_init=2, on_interrupt="keep")
+    counter = Bomb(totals, 0, KeyboardInterrupt())
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(Problem, "totals", counter)
+        whole.fit(X)
+    for place in range(2, counter.n_calls + 1):
+        model = MAKERS[name](tol=0.0, max_iter=8, n_init=2, on_interrupt="keep")
+        with monkeypatch.context() as patch:
+            patch.setattr(Problem, "totals", Bomb(totals, place, KeyboardInterrupt()))
+            with pytest.warns(ConvergenceWarning, match="did not converge: the fit was interrupted; the best"):
+                model.fit(X)
+        assert model.converged_ is False
+        assert "interrupted" in model.stop_reason_
+        assert all(np.isfinite(np.asarray(answer)).all() for answer in answers(model).values())
+        pickle.loads(pickle.dumps(model)).fit(X[:5] if name == "never" else X)
+    first = MAKERS[name](on_interrupt="keep")
+    with monkeypatch.context() as patch:
+        patch.setattr(Problem, "totals", Bomb(totals, 1, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):  # there is nothing yet to keep
+            first.fit(X)
+    assert not hasattr(first, "model_")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_failed_refit_changes_no_score(name):
+    model = MAKERS[name]().fit(pd.DataFrame(X, columns=list("abcd")))
+    rows = pd.DataFrame(X, columns=list("abcd"))
+    before, score = state(model), model.score(rows)
+    hopeless = [
+        (np.where(np.arange(4) == 2, np.nan, OTHER), DataError),
+        (OTHER[:1], ValueError),
+        (OTHER * 1e250, DataError),
+        (None, TypeError),
+    ]
+    for method in ("fit", "partial_fit"):
+        for other, category in hopeless:
+            with pytest.raises(category), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                getattr(model, method)(other)
+            with pytest.raises(ValueError, match="sample_weight"):
+                getattr(model, method)(rows, sample_weight=np.full(len(X), np.nan))
+            assert state(model) == before
+            assert model.score(rows) == score
+    assert list(model.feature_names_in_) == list("abcd")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_warning_that_is_an_error_fails_the_fit_as_a_whole(name):
+    model = MAKERS[name]().fit(X)
+    before = state(model)
+    model.max_iter = 1
+    with pytest.raises(ConvergenceWarning):
+        model.fit(np.random.default_rng(0).random((200, 4)))
+    model.max_iter = MAKERS[name]().max_iter
+    assert state(model) == before
+
+
+@pytest.mark.parametrize(("value", "told"), [(float("nan"), "finite numbers"), (-1e9, "fell by more than rounding")])
+def test_a_bound_that_breaks_stops_the_fit_at_the_last_good_parameters(value, told, monkeypatch):
+    totals = Problem.totals
+
+    def broken(self, params, log_weights, encoder):
+        found = totals(self, params, log_weights, encoder)
+        broken.n_calls += 1
+        bound = torch.tensor(value, dtype=torch.float64)
+        return type(found)(found.statistics, bound, found.weight) if broken.n_calls == 4 else found
+
+    broken.n_calls = 0
+    common = {"tol": 0.0, "acceleration": "none", "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        expected = GaussianMixture(2, max_iter=2, **common).fit(X)
+    monkeypatch.setattr(Problem, "totals", broken)
+    with pytest.warns(ConvergenceWarning, match=told):
+        model = GaussianMixture(2, max_iter=20, **common).fit(X)
+    assert model.n_iter_ == 4
+    assert np.isfinite(model.lower_bound_)
+    np.testing.assert_array_equal(model.means_, expected.means_)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_question_changes_nothing(name):
+    model = MAKERS[name]().fit(X)
+    before, ids = state(model), {key: id(value) for key, value in vars(model).items()}
+    answers(model), answers(model, torch.tensor(X)), model.rate(X), model.distortion(X), model.score(X)
+    for attribute in ("means_", "covariances_", "precisions_", "cluster_centers_", "weights_"):
+        if hasattr(model, attribute):
+            getattr(model, attribute).fill(np.nan)  # a copy, not the model
+    assert state(model) == before
+    assert {key: id(value) for key, value in vars(model).items()} == ids
+
+
+def test_what_cannot_fit_into_memory_is_refused_before_it_is_asked_for():
+    rows = np.zeros((3, 300_000), dtype=np.float32)
+    with pytest.raises(MemoryError, match=r"2 components of GaussianFull on 300000 features needs about \d+.* GiB"):
+        GaussianMixture(2).fit(rows)
+
+
+def test_an_allocation_that_fails_is_a_memory_error(monkeypatch):
+    model = MAKERS["GaussianMixture"]().fit(X)
+    before = state(model)
+    error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+    monkeypatch.setattr(Problem, "totals", Bomb(Problem.totals, 2, error))
+    with pytest.raises(MemoryError, match="GaussianMixture is left as it was.*fewer components"):
+        model.fit(OTHER)
+    assert state(model) == before
+
+
+# Copies
+
+
+@pytest.mark.parametrize("how", ["pickle", "deepcopy", "joblib"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_copy_answers_alike_and_goes_on_alike(name, how, tmp_path):
+    def copied(model):
+        if how == "pickle":
+            return pickle.loads(pickle.dumps(model))
+        if how == "deepcopy":
+            return copy.deepcopy(model)
+        joblib.dump(model, tmp_path / "model.joblib")
+        return joblib.load(tmp_path / "model.joblib")
+
+    for model in (MAKERS[name]().fit(X), MAKERS[name]().partial_fit(X).partial_fit(X[::2])):
+        other = copied(model)
+        assert state(other) == state(model)
+        assert_same_bits(other, model)
+        assert_same_bits(other.partial_fit(X[:20]), model.partial_fit(X[:20]))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_pickle_holds_no_training_rows(name):
+    rows = np.random.default_rng(0).random((20_000, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for model in (MAKERS[name](max_iter=2).fit(rows), MAKERS[name]().partial_fit(rows)):
+            if name == "KMeans":
+                model.labels_ = model.labels_[:1]  # scikit-learn's attribute: one number a row
+            assert len(pickle.dumps(model)) < 20_000
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_clone_is_unfitted_and_fits_alike(name):
+    model = MAKERS[name]().fit(X)
+    other = clone(model)
+    assert not hasattr(other, "model_")
+    assert digest(other.get_params()) == digest(model.get_params())
+    assert_same_bits(other.fit(X), model)
+
+
+# Files
+
+ENCODERS = [Posterior(), Argmax(), Tempered(0.5), Tempered(0.2, target_beta=1.0)]
+
+
+def quietly(function, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS, ids=repr)
+@pytest.mark.parametrize("family", families())
+def test_every_mixture_comes_back_from_its_file_bit_for_bit(family, encoder, tmp_path):
+    for example, params in families()[family].examples():
+        k = params.n_components
+        generator = torch.Generator().manual_seed(0)
+        rows = example.sample(params, torch.arange(60) % k, generator).numpy()
+        model = quietly(Mixture(example, k, encoder=encoder, random_state=0, max_iter=6).fit, rows)
+        digest_of_file = model.save(tmp_path / "model.mixcoder")
+        loaded = load(tmp_path / "model.mixcoder", expected_sha256=digest_of_file)
+        assert loaded.family == example
+        assert loaded.encoder == encoder
+        assert state(loaded) == state(model)
+        assert_same_bits(loaded, model, rows)
+        assert np.array_equal(loaded.sample(5)[0], model.sample(5)[0])
+        assert loaded.bic(rows) == model.bic(rows)
+        assert_same_bits(quietly(loaded.partial_fit, rows[:9]), quietly(model.partial_fit, rows[:9]), rows)
+
+
+FITTED = {
+    **{
+        f"GaussianMixture {c}": lambda c=c: GaussianMixture(2, covariance_type=c, random_state=0).fit(X)
+        for c in ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical")
+    },
+    "hard": lambda: GaussianMixture(2, temperature=0.0, random_state=0).fit(X),
+    "float32": lambda: GaussianMixture(2, random_state=0).fit(X.astype(np.float32)),
+    "named columns": lambda: GaussianMixture(2, random_state=0).fit(pd.DataFrame(X, columns=list("abcé"))),
+    "given start": lambda: GaussianMixture(2, means_init=X[[0, 40]], weights_init=[0.5, 0.5]).fit(X),
+    "given parameters": lambda: GaussianMixture.from_parameters([1.0], [[1.0, 2.0, 3.0, 4.0]], [np.eye(4)]),
+    "partial_fit": lambda: GaussianMixture(2, random_state=0).partial_fit(X).partial_fit(X[::2]),
+    "function": lambda: GaussianMixture(2, init_params=lambda x, k, r: np.arange(len(x)) % k).fit(X),
+    "random state": lambda: GaussianMixture(2, random_state=np.random.RandomState(0)).fit(X),  # noqa: NPY002
+    "family and encoder": lambda: Mixture(Poisson(1e-3), 2, encoder=Tempered(0.5), random_state=0).fit(X.round()),
+    "KMeans": lambda: KMeans(3, random_state=0).fit(X),
+    "KMeans, centres": lambda: KMeans(2, init=X[:2], tol=0.0).fit(X, sample_weight=np.arange(len(X))),
+    "KMeans, function": lambda: KMeans(2, init=lambda x, k, r: x[:k], n_init=1).fit(X),
+    "KMeans, partial_fit": lambda: KMeans(2, random_state=0).partial_fit(X, sample_weight=np.full(len(X), 7.0)),
+    "tensors": lambda: KMeans(2, random_state=0).fit(torch.tensor(X)),
+}
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_every_estimator_comes_back_from_its_file_bit_for_bit(name, tmp_path):
+    model = quietly(FITTED[name])
+    path = tmp_path / "model.mixcoder"
+    model.save(path)
+    loaded = load(path)
+    assert type(loaded) is type(model)
+    names = getattr(model, "feature_names_in_", None)
+    rows = X if names is None else pd.DataFrame(X, columns=names)
+    rows = rows.round() if "family" in name else rows
+    assert_same_bits(loaded, model, rows)
+    for attribute in ("converged_", "stop_reason_", "n_iter_", "history_", "lower_bound_", "inertia_", "weights_"):
+        if hasattr(model, attribute):
+            assert digest(getattr(loaded, attribute)) == digest(getattr(model, attribute)), attribute
+    if names is not None:
+        assert list(loaded.feature_names_in_) == list(names)
+    more = [name for name in ("means_", "covariances_", "precisions_", "cluster_centers_") if hasattr(model, name)]
+    for attribute in more:
+        np.testing.assert_array_equal(getattr(loaded, attribute), getattr(model, attribute))
+        assert getattr(loaded, attribute).dtype == np.asarray(getattr(model, attribute)).dtype
+    assert_same_bits(quietly(loaded.partial_fit, rows[:20]), quietly(model.partial_fit, rows[:20]), rows)
+    clone(load(path)).fit(rows)
+    with pytest.raises(FileExistsError):
+        model.save(path, overwrite=False)
+
+
+def test_an_estimator_of_ones_own_is_pickled_not_saved(tmp_path):
+    class Mine(GaussianMixture):
+        pass
+
+    with pytest.raises(UnknownModelError, match="Mine is not one of"):
+        Mine().fit(X).save(tmp_path / "mine.mixcoder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "model.mixcoder"
+    GaussianMixture(2, covariance_type="diag", random_state=0).fit(X).save(path)
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for length in rng.integers(0, len(data), 30):
+        path.write_bytes(data[:length])
+        with pytest.raises(ModelFileError, match=r"model\.mixcoder"):
+            load(path)
+    for place in rng.integers(0, 8 * len(data), 150):
+        damaged = bytearray(data)
+        damaged[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=r"model\.mixcoder"):
+            load(path)
+    for rubbish in (b"", b"\0" * 100, pickle.dumps(X), b"PK\x03\x04", json.dumps({"a": 1}).encode()):
+        path.write_bytes(rubbish)
+        with pytest.raises(ModelFileError):
+            load(path)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nowhere.mixcoder")
+
+
+def changed(metadata, *path_and_value):
+    *path, last, value = path_and_value
+    altered = json.loads(json.dumps(metadata))
+    place = altered
+    for key in path:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return altered
+
+
+@pytest.mark.parametrize(
+    ("alter", "category"),
+    [
+        (lambda kind, arrays, meta: ("os.system", arrays, meta), UnknownModelError),
+        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", "class", "os.system")), UnknownModelError),
+        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "encoder", "class", "eval")), UnknownModelError),
+        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", "fields", {"x": 1})), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", None)), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "dtype", "__class__")), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "n_features_in", 7)), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "constructor", "tol", {"value": -1})), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "constructor", "evil", {"value": 1})), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "state", "converged_", None)), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, {**arrays, "params.means": arrays["params.means"] * np.nan}, meta), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, {**arrays, "params.means": arrays["params.means"][:, :2]}, meta), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, {**arrays, "log_weights": arrays["log_weights"] + 1}, meta), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, {**arrays, "sums.counts": arrays["sums.counts"][:1]}, meta), CorruptModelError),
+        (lambda kind, arrays, meta: (kind, {k: v for k, v in arrays.items() if "means" not in k}, meta), CorruptModelError),
+        (lambda kind, arrays, meta: ("KMeans", arrays, meta), CorruptModelError),
+    ],
+    ids=range(16),
+)
+def test_a_whole_file_with_wrong_content_is_refused(alter, category, tmp_path):
+    path = tmp_path / "model.mixcoder"
+    GaussianMixture(2, covariance_type="diag", random_state=0).fit(X).save(path)
+    file = modelfile.read(path)
+    modelfile.write(path, *alter(file.kind, dict(file.arrays), file.metadata))
+    with pytest.raises(category, match=r"model\.mixcoder"):
+        load(path)
+
+
+AUDIT = """
+import sys
+from mixcoder import load
+warm = load(sys.argv[1])
+events = []
+def hook(event, args):
+    if event in ("import", "exec", "compile", "os.system", "os.exec", "os.posix_spawn", "os.fork",
+                 "subprocess.Popen", "pickle.find_class", "marshal.loads", "socket.connect", "ctypes.dlopen"):
+        events.append((event, str(args)[:100]))
+sys.addaudithook(hook)
+for path in sys.argv[1:]:
+    load(path)
+print(events)
+"""
+
+
+def test_loading_imports_and_executes_nothing(tmp_path):
+    paths = []
+    for i, name in enumerate(("GaussianMixture full", "KMeans", "family and encoder", "function")):
+        paths.append(str(tmp_path / f"{i}.mixcoder"))
+        quietly(FITTED[name]).save(paths[-1])
+    done = subprocess.run(
+        [sys.executable, "-c", AUDIT, *paths], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# scikit-learn's callbacks
+
+
+class Recorder:
+    """Counts what it is told, and stops a fit after some iterations."""
+
+    def __init__(self, stop_after=None, fail_at=None):
+        self.stop_after, self.fail_at = stop_after, fail_at
+        self.told, self.bounds = [], []
+
+    def setup(self, estimator, context):
+        self.told.append("setup")
+
+    def teardown(self, estimator, context):
+        self.told.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.told.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
+        self.told.append(f"end {context.task_name}")
+        if context.task_name == "iteration":
+            n_iterations = self.told.count("end iteration")
+            self.bounds.append(fitted_estimator.score(X))
+            assert fitted_estimator.predict(X).shape == (len(X),)
+            if n_iterations == self.fail_at:
+                raise RuntimeError("a callback failed")
+            return n_iterations == self.stop_after
+        return False
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_callbacks_see_every_iteration(name):
+    recorder = Recorder()
+    model = MAKERS[name](n_init=2).set_callbacks(recorder)
+    model.fit(X)
+    told = recorder.told
+    assert told[:3] == ["setup", "begin fit", "begin start"]
+    assert told[-3:] == ["end start", "end fit", "teardown"]
+    assert told.count("begin start") == told.count("end start") == 2
+    assert told.count("begin iteration") == told.count("end iteration") >= model.n_iter_
+    assert_same_bits(model, MAKERS[name](n_init=2).fit(X))
+    assert not [key for key in vars(model) if key.startswith("_callback") or "teardown" in key]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_callback_can_stop_the_fit(name):
+    model = MAKERS[name](tol=0.0, max_iter=50).set_callbacks(Recorder(stop_after=2))
+    rows = np.random.default_rng(0).random((300, 4))
+    with pytest.warns(ConvergenceWarning, match="a callback asked to stop"):
+        model.fit(rows)
+    assert (model.n_iter_, model.converged_) == (2, False)
+    assert model.stop_reason_ == "a callback asked to stop"
+
+
+def test_a_callback_that_fails_fails_the_fit_as_a_whole():
+    recorder = Recorder(fail_at=2)
+    model = GaussianMixture(2, random_state=0, tol=0.0).fit(X[:, :2]) if False else MAKERS["GaussianMixture"]().fit(X)
+    model.set_callbacks(recorder)
+    before = state(model)
+    with pytest.raises(RuntimeError, match="a callback failed"):
+        model.fit(OTHER)
+    assert recorder.told[-1] == "teardown"
+    recorder.told, recorder.bounds = [], []
+    assert state(model.set_callbacks(recorder)) == before or set(vars(model)) == set(vars(copy.copy(model)))
+    assert_same_bits(model, MAKERS["GaussianMixture"]().fit(X))
+
+
+def test_scoring_monitor_sees_the_likelihood_rise():
+    monitor = ScoringMonitor(scoring=None)
+    model = GaussianMixture(2, random_state=0, tol=1e-6, acceleration="none").set_callbacks(monitor)
+    model.fit(X, np.zeros(len(X)))  # it scores where there is a y
+    rows = [row for row in monitor.get_logs().data if row["task_name"] == "iteration"]
+    scores = [row["score"] for row in rows]
+    assert len(scores) == model.n_iter_
+    assert np.all(np.diff(scores) >= -1e-12)
+    assert scores[-1] == pytest.approx(model.score(X))
+
+
+@pytest.mark.parametrize("name", ["KMeans", "GaussianMixture"])
+def test_a_progress_bar_shows_starts_and_iterations(name, capsys):
+    MAKERS[name](n_init=2).set_callbacks(ProgressBar()).fit(X)
+    shown = capsys.readouterr().out
+    assert f"{type(MAKERS[name]()).__name__} - fit" in shown
+    assert f"{type(MAKERS[name]()).__name__} - start #1" in shown
+
+
+def test_callbacks_work_inside_meta_estimators(capsys):
+    pipeline = make_pipeline(StandardScaler(), GaussianMixture(2, random_state=0))
+    pipeline.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X)
+    assert "GaussianMixture" in capsys.readouterr().out
+    recorder = Recorder()
+    model = GaussianMixture(random_state=0).set_callbacks(recorder)
+    GridSearchCV(model, {"n_components": [1, 2]}, cv=2).fit(X)
+    assert recorder.told.count("setup") == recorder.told.count("teardown") >= 1
+
+
+# Tables out, meta-estimators
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_codes_come_as_data_frames_where_that_is_asked_for(name, library):
+    frame_of = {"pandas": pd.DataFrame, "polars": __import__("polars").DataFrame}[library]
+    model = MAKERS[name]().set_output(transform=library)
+    code = model.fit(X).transform(X)
+    prefix = type(model).__name__.lower()
+    assert isinstance(code, frame_of)
+    assert list(code.columns) == [f"{prefix}{i}" for i in range(model._n_features_out)]
+    assert list(code.columns) == list(model.get_feature_names_out())
+    np.testing.assert_array_equal(code.to_numpy(), MAKERS[name]().fit(X).transform(X))
+    assert isinstance(model.fit_transform(X), frame_of)
+    assert model.inverse_transform(code).shape == X.shape
+
+
+def test_estimators_are_parts_of_pipelines_and_searches():
+    pipeline = make_pipeline(StandardScaler(), GaussianMixture(2, random_state=0))
+    assert pipeline.fit(X).predict(X).shape == (len(X),)
+    assert np.isfinite(pipeline.score_samples(X)).all()
+    rows = pipeline.inverse_transform(pipeline.transform(X))
+    assert rows.shape == X.shape
+    search = GridSearchCV(pipeline, {"gaussianmixture__n_components": [1, 2], "gaussianmixture__reg_covar": [None, 1e-3]})
+    search.fit(X)
+    assert search.best_score_ == max(search.cv_results_["mean_test_score"])
+    assert len(cross_val_score(KMeans(2, random_state=0), X, cv=3)) == 3
+    columns = ColumnTransformer(
+        [("clusters", KMeans(2, random_state=0), [0, 1]), ("codes", GaussianMixture(3, random_state=0), [2, 3])]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert columns.fit_transform(X).shape == (len(X), 5)
+
+
+# Tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", MAKERS)
+def test_tensors_in_tensors_out(name, dtype):
+    rows = torch.tensor(X, dtype=dtype)
+    model = MAKERS[name]().fit(rows)
+    for attribute in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "cluster_centers_"):
+        if hasattr(model, attribute):
+            assert isinstance(getattr(model, attribute), torch.Tensor)
+            assert getattr(model, attribute).dtype == dtype
+    for question in ("transform", "reconstruct", "predict_proba", "score_samples"):
+        if hasattr(model, question):
+            answer = getattr(model, question)(rows)
+            assert answer.dtype == dtype
+            assert answer.device == rows.device
+    assert not model.predict(rows).is_floating_point()
+    assert model.decode(torch.tensor([0, 1])).dtype == dtype
+    assert isinstance(model.decode([0, 1]), np.ndarray)
+    assert isinstance(model.predict(X), np.ndarray)
+    weights = torch.linspace(0.5, 1.5, len(rows))
+    np.testing.assert_allclose(
+        MAKERS[name]().fit(rows, sample_weight=weights).score(rows, sample_weight=weights),
+        MAKERS[name]().fit(rows.numpy(), sample_weight=weights.numpy()).score(rows.numpy(), sample_weight=weights.numpy()),
+        rtol=1e-5,
+    )
+    if hasattr(model, "sample"):
+        drawn, index = model.sample(7)
+        assert isinstance(drawn, torch.Tensor)
+        assert drawn.dtype == dtype
+        assert index.shape == (7,)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", MAKERS)
+def test_rows_on_a_gpu_give_answers_on_it(name):
+    rows = torch.tensor(X, device="cuda")
+    model, expected = MAKERS[name]().fit(rows), MAKERS[name]().fit(X)
+    for question, answer in answers(expected).items():
+        ours = getattr(model, question)(rows)
+        assert ours.device == rows.device
+        np.testing.assert_allclose(ours.cpu(), answer, rtol=1e-6, atol=1e-8)
+    model.partial_fit(rows)
+    np.testing.assert_allclose(np.asarray(model.predict(X)), model.predict(rows).cpu())
+
+
+def test_the_default_dtype_of_torch_is_nobodys_business():
+    expected = {name: make().fit(X) for name, make in MAKERS.items()}
+    torch.set_default_dtype(torch.float16)
+    try:
+        for name, make in MAKERS.items():
+            assert_same_bits(make().fit(X), expected[name])
+            assert_same_bits(make().partial_fit(X), make().partial_fit(X))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_gradients_and_global_random_states_are_left_alone(name):
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    rows = torch.tensor(X, requires_grad=True)
+    model = MAKERS[name]().fit(rows)
+    assert not model.transform(rows).requires_grad
+    assert rows.grad is None
+    with torch.inference_mode():
+        MAKERS[name]().fit(rows)
+    model.predict(rows)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+
+
+# Threads and processes
+
+
+def test_fits_in_several_threads_at_once_give_what_each_gives_alone():
+    rows = np.random.default_rng(0).random((4000, 4))
+    jobs = [(name, seed) for seed in range(3) for name in MAKERS]
+
+    def run(job):
+        name, seed = job
+        return MAKERS[name](max_iter=20, tol=1.0).set_params(random_state=seed).fit(rows)
+
+    alone = [run(job) for job in jobs]
+    n_threads = torch.get_num_threads()
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(run, jobs))
+    for one, other in zip(alone, together, strict=True):
+        assert_same_bits(one, other, rows[:50])
+    assert torch.get_num_threads() == n_threads
+    with ThreadPoolExecutor(4) as pool:
+        asked = list(pool.map(lambda _: alone[0].transform(rows), range(8)))
+    assert all(np.array_equal(answer, asked[0]) for answer in asked)
+    assert torch.get_num_threads() == n_threads
+
+
+def test_the_number_of_threads_changes_no_bit_and_is_given_back():
+    rows = np.random.default_rng(0).random((20_000, 4))
+    before, found = torch.get_num_threads(), {}
+    try:
+        for n_threads in (1, 2, 3):
+            torch.set_num_threads(n_threads)
+            found[n_threads] = {name: make(max_iter=4, tol=1.0).fit(rows) for name, make in MAKERS.items()}
+            assert torch.get_num_threads() == n_threads
+            with pytest.raises(DataError):
+                KMeans(2).fit(np.full((9, 2), np.nan))
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    for name in MAKERS:
+        assert_same_bits(found[1][name], found[2][name], rows[:50])
+        assert_same_bits(found[1][name], found[3][name], rows[:50])
+
+
+def _fit_and_answer(name):
+    return MAKERS[name]().fit(X).transform(X)
+
+
+def test_fits_in_forked_processes():
+    expected = {name: _fit_and_answer(name) for name in MAKERS}  # the parent has threads of its own by now
+    rows = np.random.default_rng(0).random((50_000, 4))
+    KMeans(2, random_state=0).fit(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of fork with threads
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            found = dict(zip(MAKERS, pool.map(_fit_and_answer, MAKERS), strict=True))
+    for name in MAKERS:
+        assert np.array_equal(found[name], expected[name])
+
+
+def test_fits_in_loky_processes():
+    model = GridSearchCV(GaussianMixture(random_state=0), {"n_components": [1, 2]}, cv=2, n_jobs=2).fit(X)
+    alone = GridSearchCV(GaussianMixture(random_state=0), {"n_components": [1, 2]}, cv=2).fit(X)
+    np.testing.assert_allclose(model.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], rtol=1e-12)
+    fitted = joblib.Parallel(n_jobs=2)(joblib.delayed(KMeans(2, random_state=seed).fit)(X) for seed in range(2))
+    for seed, one in enumerate(fitted):
+        assert_same_bits(one, KMeans(2, random_state=seed).fit(X))
+
+
+# What is said while fitting
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_verbose_tells_the_course_of_the_fit_and_silence_is_the_default(name, capsys):
+    MAKERS[name]().fit(X)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    parameters = {} if name == "KMeans" else {"verbose_interval": 2}
+    model = MAKERS[name](verbose=1, **parameters).fit(X)
+    told = capsys.readouterr().out
+    assert type(model).__name__ in told
+    assert model.stop_reason_ in told
+    if name == "KMeans":
+        assert f"inertia {model.inertia_:.6g} after {model.n_iter_} iterations" in told
+    else:
+        assert f"iteration {model.n_iter_}: bound {model.lower_bound_:.6f} nats per row" in told
+        assert "iteration 1:" not in told or model.n_iter_ == 1
+
+
+def test_the_history_tells_what_happened():
+    model = GaussianMixture(2, random_state=0).fit(X)
+    assert model.history_["bound"] == model.lower_bounds_
+    assert len(model.history_["seconds"]) == len(model.history_["beta"]) == len(model.lower_bounds_)
+    assert set(model.history_["beta"]) == {float("inf")} or all(beta > 0 for beta in model.history_["beta"])
+    assert np.all(np.diff(model.history_["seconds"]) >= 0)
+    assert io.StringIO(str(model.stop_reason_)).read().startswith("the bound changed by")
