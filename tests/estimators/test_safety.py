@@ -124,14 +124,21 @@ FUSES = {
 # Nothing or all
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("no more"), RuntimeError("bug")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), MemoryError("no more"), RuntimeError("bug")], ids=repr
+)
 @pytest.mark.parametrize("fuse", FUSES)
 @pytest.mark.parametrize("name", MAKERS)
 def test_an_error_at_any_call_leaves_the_estimator_as_it_was(name, fuse, error, monkeypatch):
     owner, attribute = FUSES[fuse]
     function = getattr(owner, attribute)
     fitted, unfitted, batch = MAKERS[name]().fit(X), MAKERS[name](), MAKERS[name]().partial_fit(X)
-    for model, method in ((fitted, "fit"), (unfitted, "fit"), (unfitted, "partial_fit"), (batch, "partial_fit")):
+    for model, method in (
+        (fitted, "fit"),
+        (unfitted, "fit"),
+        (unfitted, "partial_fit"),
+        (batch, "partial_fit"),
+    ):
         before, ids = state(model), {key: id(value) for key, value in vars(model).items()}
         for place in range(1, 100):
             bomb = Bomb(function, place, error)
@@ -202,7 +209,9 @@ def test_an_interrupted_fit_keeps_the_best_so_far_where_it_is_told_to(name, monk
         model = MAKERS[name](tol=0.0, max_iter=8, n_init=2, on_interrupt="keep")
         with monkeypatch.context() as patch:
             patch.setattr(Problem, "totals", Bomb(totals, place, KeyboardInterrupt()))
-            with pytest.warns(ConvergenceWarning, match="did not converge: the fit was interrupted; the best"):
+            with pytest.warns(
+                ConvergenceWarning, match="did not converge: the fit was interrupted; the best"
+            ):
                 model.fit(X)
         assert model.converged_ is False
         assert "interrupted" in model.stop_reason_
@@ -250,7 +259,9 @@ def test_a_warning_that_is_an_error_fails_the_fit_as_a_whole(name):
     assert state(model) == before
 
 
-@pytest.mark.parametrize(("value", "told"), [(float("nan"), "finite numbers"), (-1e9, "fell by more than rounding")])
+@pytest.mark.parametrize(
+    ("value", "told"), [(float("nan"), "finite numbers"), (-1e9, "fell by more than rounding")]
+)
 def test_a_bound_that_breaks_stops_the_fit_at_the_last_good_parameters(value, told, monkeypatch):
     totals = Problem.totals
 
@@ -287,14 +298,18 @@ def test_a_question_changes_nothing(name):
 
 def test_what_cannot_fit_into_memory_is_refused_before_it_is_asked_for():
     rows = np.zeros((3, 300_000), dtype=np.float32)
-    with pytest.raises(MemoryError, match=r"2 components of GaussianFull on 300000 features needs about \d+.* GiB"):
+    with pytest.raises(
+        MemoryError, match=r"2 components of GaussianFull on 300000 features needs about \d+.* GiB"
+    ):
         GaussianMixture(2).fit(rows)
 
 
 def test_an_allocation_that_fails_is_a_memory_error(monkeypatch):
     model = MAKERS["GaussianMixture"]().fit(X)
     before = state(model)
-    error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+    error = RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+    )
     monkeypatch.setattr(Problem, "totals", Bomb(Problem.totals, 2, error))
     with pytest.raises(MemoryError, match="GaussianMixture is left as it was.*fewer components"):
         model.fit(OTHER)
@@ -385,11 +400,15 @@ FITTED = {
     "partial_fit": lambda: GaussianMixture(2, random_state=0).partial_fit(X).partial_fit(X[::2]),
     "function": lambda: GaussianMixture(2, init_params=lambda x, k, r: np.arange(len(x)) % k).fit(X),
     "random state": lambda: GaussianMixture(2, random_state=np.random.RandomState(0)).fit(X),  # noqa: NPY002
-    "family and encoder": lambda: Mixture(Poisson(1e-3), 2, encoder=Tempered(0.5), random_state=0).fit(X.round()),
+    "family and encoder": lambda: Mixture(Poisson(1e-3), 2, encoder=Tempered(0.5), random_state=0).fit(
+        X.round()
+    ),
     "KMeans": lambda: KMeans(3, random_state=0).fit(X),
     "KMeans, centres": lambda: KMeans(2, init=X[:2], tol=0.0).fit(X, sample_weight=np.arange(len(X))),
     "KMeans, function": lambda: KMeans(2, init=lambda x, k, r: x[:k], n_init=1).fit(X),
-    "KMeans, partial_fit": lambda: KMeans(2, random_state=0).partial_fit(X, sample_weight=np.full(len(X), 7.0)),
+    "KMeans, partial_fit": lambda: KMeans(2, random_state=0).partial_fit(
+        X, sample_weight=np.full(len(X), 7.0)
+    ),
     "tensors": lambda: KMeans(2, random_state=0).fit(torch.tensor(X)),
 }
 
@@ -405,12 +424,22 @@ def test_every_estimator_comes_back_from_its_file_bit_for_bit(name, tmp_path):
     rows = X if names is None else pd.DataFrame(X, columns=names)
     rows = rows.round() if "family" in name else rows
     assert_same_bits(loaded, model, rows)
-    for attribute in ("converged_", "stop_reason_", "n_iter_", "history_", "lower_bound_", "inertia_", "weights_"):
+    for attribute in (
+        "converged_",
+        "stop_reason_",
+        "n_iter_",
+        "history_",
+        "lower_bound_",
+        "inertia_",
+        "weights_",
+    ):
         if hasattr(model, attribute):
             assert digest(getattr(loaded, attribute)) == digest(getattr(model, attribute)), attribute
     if names is not None:
         assert list(loaded.feature_names_in_) == list(names)
-    more = [name for name in ("means_", "covariances_", "precisions_", "cluster_centers_") if hasattr(model, name)]
+    more = [
+        name for name in ("means_", "covariances_", "precisions_", "cluster_centers_") if hasattr(model, name)
+    ]
     for attribute in more:
         np.testing.assert_array_equal(getattr(loaded, attribute), getattr(model, attribute))
         assert getattr(loaded, attribute).dtype == np.asarray(getattr(model, attribute)).dtype
@@ -469,20 +498,61 @@ def changed(metadata, *path_and_value):
     ("alter", "category"),
     [
         (lambda kind, arrays, meta: ("os.system", arrays, meta), UnknownModelError),
-        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", "class", "os.system")), UnknownModelError),
-        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "encoder", "class", "eval")), UnknownModelError),
-        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", "fields", {"x": 1})), CorruptModelError),
+        (
+            lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", "class", "os.system")),
+            UnknownModelError,
+        ),
+        (
+            lambda kind, arrays, meta: (kind, arrays, changed(meta, "encoder", "class", "eval")),
+            UnknownModelError,
+        ),
+        (
+            lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", "fields", {"x": 1})),
+            CorruptModelError,
+        ),
         (lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", None)), CorruptModelError),
         (lambda kind, arrays, meta: (kind, arrays, changed(meta, "dtype", "__class__")), CorruptModelError),
         (lambda kind, arrays, meta: (kind, arrays, changed(meta, "n_features_in", 7)), CorruptModelError),
-        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "constructor", "tol", {"value": -1})), CorruptModelError),
-        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "constructor", "evil", {"value": 1})), CorruptModelError),
-        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "state", "converged_", None)), CorruptModelError),
-        (lambda kind, arrays, meta: (kind, {**arrays, "params.means": arrays["params.means"] * np.nan}, meta), CorruptModelError),
-        (lambda kind, arrays, meta: (kind, {**arrays, "params.means": arrays["params.means"][:, :2]}, meta), CorruptModelError),
-        (lambda kind, arrays, meta: (kind, {**arrays, "log_weights": arrays["log_weights"] + 1}, meta), CorruptModelError),
-        (lambda kind, arrays, meta: (kind, {**arrays, "sums.counts": arrays["sums.counts"][:1]}, meta), CorruptModelError),
-        (lambda kind, arrays, meta: (kind, {k: v for k, v in arrays.items() if "means" not in k}, meta), CorruptModelError),
+        (
+            lambda kind, arrays, meta: (kind, arrays, changed(meta, "constructor", "tol", {"value": -1})),
+            CorruptModelError,
+        ),
+        (
+            lambda kind, arrays, meta: (kind, arrays, changed(meta, "constructor", "evil", {"value": 1})),
+            CorruptModelError,
+        ),
+        (
+            lambda kind, arrays, meta: (kind, arrays, changed(meta, "state", "converged_", None)),
+            CorruptModelError,
+        ),
+        (
+            lambda kind, arrays, meta: (
+                kind,
+                {**arrays, "params.means": arrays["params.means"] * np.nan},
+                meta,
+            ),
+            CorruptModelError,
+        ),
+        (
+            lambda kind, arrays, meta: (
+                kind,
+                {**arrays, "params.means": arrays["params.means"][:, :2]},
+                meta,
+            ),
+            CorruptModelError,
+        ),
+        (
+            lambda kind, arrays, meta: (kind, {**arrays, "log_weights": arrays["log_weights"] + 1}, meta),
+            CorruptModelError,
+        ),
+        (
+            lambda kind, arrays, meta: (kind, {**arrays, "sums.counts": arrays["sums.counts"][:1]}, meta),
+            CorruptModelError,
+        ),
+        (
+            lambda kind, arrays, meta: (kind, {k: v for k, v in arrays.items() if "means" not in k}, meta),
+            CorruptModelError,
+        ),
         (lambda kind, arrays, meta: ("KMeans", arrays, meta), CorruptModelError),
     ],
     ids=range(16),
@@ -518,7 +588,11 @@ def test_loading_imports_and_executes_nothing(tmp_path):
         paths.append(str(tmp_path / f"{i}.mixcoder"))
         quietly(FITTED[name]).save(paths[-1])
     done = subprocess.run(
-        [sys.executable, "-c", AUDIT, *paths], capture_output=True, text=True, check=True, env=dict(os.environ)
+        [sys.executable, "-c", AUDIT, *paths],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dict(os.environ),
     )
     assert done.stdout.strip() == "[]"
 
@@ -580,7 +654,11 @@ def test_a_callback_can_stop_the_fit(name):
 
 def test_a_callback_that_fails_fails_the_fit_as_a_whole():
     recorder = Recorder(fail_at=2)
-    model = GaussianMixture(2, random_state=0, tol=0.0).fit(X[:, :2]) if False else MAKERS["GaussianMixture"]().fit(X)
+    model = (
+        GaussianMixture(2, random_state=0, tol=0.0).fit(X[:, :2])
+        if False
+        else MAKERS["GaussianMixture"]().fit(X)
+    )
     model.set_callbacks(recorder)
     before = state(model)
     with pytest.raises(RuntimeError, match="a callback failed"):
@@ -644,12 +722,17 @@ def test_estimators_are_parts_of_pipelines_and_searches():
     assert np.isfinite(pipeline.score_samples(X)).all()
     rows = pipeline.inverse_transform(pipeline.transform(X))
     assert rows.shape == X.shape
-    search = GridSearchCV(pipeline, {"gaussianmixture__n_components": [1, 2], "gaussianmixture__reg_covar": [None, 1e-3]})
+    search = GridSearchCV(
+        pipeline, {"gaussianmixture__n_components": [1, 2], "gaussianmixture__reg_covar": [None, 1e-3]}
+    )
     search.fit(X)
     assert search.best_score_ == max(search.cv_results_["mean_test_score"])
     assert len(cross_val_score(KMeans(2, random_state=0), X, cv=3)) == 3
     columns = ColumnTransformer(
-        [("clusters", KMeans(2, random_state=0), [0, 1]), ("codes", GaussianMixture(3, random_state=0), [2, 3])]
+        [
+            ("clusters", KMeans(2, random_state=0), [0, 1]),
+            ("codes", GaussianMixture(3, random_state=0), [2, 3]),
+        ]
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -664,7 +747,14 @@ def test_estimators_are_parts_of_pipelines_and_searches():
 def test_tensors_in_tensors_out(name, dtype):
     rows = torch.tensor(X, dtype=dtype)
     model = MAKERS[name]().fit(rows)
-    for attribute in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "cluster_centers_"):
+    for attribute in (
+        "weights_",
+        "means_",
+        "covariances_",
+        "precisions_",
+        "precisions_cholesky_",
+        "cluster_centers_",
+    ):
         if hasattr(model, attribute):
             assert isinstance(getattr(model, attribute), torch.Tensor)
             assert getattr(model, attribute).dtype == dtype
@@ -680,7 +770,9 @@ def test_tensors_in_tensors_out(name, dtype):
     weights = torch.linspace(0.5, 1.5, len(rows))
     np.testing.assert_allclose(
         MAKERS[name]().fit(rows, sample_weight=weights).score(rows, sample_weight=weights),
-        MAKERS[name]().fit(rows.numpy(), sample_weight=weights.numpy()).score(rows.numpy(), sample_weight=weights.numpy()),
+        MAKERS[name]()
+        .fit(rows.numpy(), sample_weight=weights.numpy())
+        .score(rows.numpy(), sample_weight=weights.numpy()),
         rtol=1e-5,
     )
     if hasattr(model, "sample"):
@@ -791,8 +883,12 @@ def test_fits_in_forked_processes():
 def test_fits_in_loky_processes():
     model = GridSearchCV(GaussianMixture(random_state=0), {"n_components": [1, 2]}, cv=2, n_jobs=2).fit(X)
     alone = GridSearchCV(GaussianMixture(random_state=0), {"n_components": [1, 2]}, cv=2).fit(X)
-    np.testing.assert_allclose(model.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], rtol=1e-12)
-    fitted = joblib.Parallel(n_jobs=2)(joblib.delayed(KMeans(2, random_state=seed).fit)(X) for seed in range(2))
+    np.testing.assert_allclose(
+        model.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], rtol=1e-12
+    )
+    fitted = joblib.Parallel(n_jobs=2)(
+        joblib.delayed(KMeans(2, random_state=seed).fit)(X) for seed in range(2)
+    )
     for seed, one in enumerate(fitted):
         assert_same_bits(one, KMeans(2, random_state=seed).fit(X))
 

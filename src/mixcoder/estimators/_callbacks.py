@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 try:
-    from sklearn.callback import CallbackSupportMixin as CallbackSupportMixin
-    from sklearn.callback import with_callbacks as with_callbacks
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
 
     HAS_CALLBACKS = True
 except ImportError:  # scikit-learn < 1.9
@@ -84,3 +83,6 @@ def all_or_nothing(estimator: Any) -> Any:
                 "with fewer parameters, or rows in float32."
             ) from error
         raise
+
+
+__all__ = ["HAS_CALLBACKS", "CallbackSupportMixin", "IterationTask", "all_or_nothing", "with_callbacks"]

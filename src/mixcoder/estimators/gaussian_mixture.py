@@ -105,7 +105,7 @@ class GaussianMixture(DensityEstimator):
     >>> import numpy as np
     >>> from mixcoder import GaussianMixture
     >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0.0]])
-    >>> gm = GaussianMixture(n_components=2, covariance_type="diag", random_state=0).fit(X)
+    >>> gm = GaussianMixture(n_components=2, covariance_type="spherical", random_state=0).fit(X)
     >>> sorted(gm.means_[:, 0].round(3).tolist())
     [1.0, 10.0]
     """
