@@ -75,7 +75,7 @@ def main() -> None:
                         seconds[contender] = seconds.get(contender, 0.0) + time.perf_counter() - began
                         scores.setdefault(contender, []).append(model.score(x))
                 best = max(max(values) for values in scores.values())
-                for seed in range(2 if options.quick else 6):
+                for seed in range(2):
                     peer = Peer(
                         k,
                         covariance_type=covariance,

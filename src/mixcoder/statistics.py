@@ -28,6 +28,10 @@ class Statistics:
         """Return the sums in float64, the precision in which blocks are added."""
         return self._map(lambda value: value.to(torch.float64))
 
+    def contiguous(self) -> Self:
+        """Return the sums stored row by row: the order of memory decides the last bit of a product."""
+        return self._map(Tensor.contiguous)
+
     def to(self, device: torch.device) -> Self:
         """Return the sums on another device."""
         return self._map(lambda value: value.to(device))

@@ -83,6 +83,12 @@ def state(model):
     return digest(vars(model))
 
 
+def quietly(function, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **kwargs)
+
+
 def answers(model, rows=X):
     names = ("predict", "transform", "reconstruct", "predict_proba", "score_samples")
     return {name: getattr(model, name)(rows) for name in names if hasattr(model, name)}
@@ -107,6 +113,15 @@ class Bomb:
 
     def __get__(self, instance, owner=None):
         return lambda *args, **kwargs: self(instance, *args, **kwargs)
+
+
+def raised_by(function, *args):
+    """Return the error of a call, ``None`` where there is none."""
+    try:
+        function(*args)
+    except (KeyboardInterrupt, MemoryError, RuntimeError) as error:
+        return error
+    return None
 
 
 FUSES = {
@@ -146,20 +161,14 @@ def test_an_error_at_any_call_leaves_the_estimator_as_it_was(name, fuse, error, 
                 warnings.simplefilter("ignore")
                 patch.setattr(owner, attribute, bomb)
                 other = pd.DataFrame(OTHER, columns=list("abcd"))
-                try:
-                    getattr(copy.copy(model), method)(other)  # a copy: the last call of each row succeeds
-                    succeeded = True
-                except (KeyboardInterrupt, MemoryError, RuntimeError) as caught:
-                    succeeded = caught is not error
-                    assert not succeeded
-                if succeeded:
-                    break
+                if raised_by(getattr(copy.copy(model), method), other) is None:
+                    break  # that was the last call
                 bomb.n_calls = 0
                 with pytest.raises(type(error)):
                     getattr(model, method)(other)
             assert state(model) == before
             assert {key: id(value) for key, value in vars(model).items()} == ids
-        assert succeeded
+        assert place < 99
     again = MAKERS[name]().fit(X)
     assert_same_bits(again, unfitted.fit(X))
 
@@ -168,32 +177,29 @@ def test_an_error_at_any_call_leaves_the_estimator_as_it_was(name, fuse, error, 
 def test_an_interrupt_at_any_time_leaves_the_estimator_as_it_was(name):
     model = MAKERS[name]().fit(X)
     before, rng = state(model), np.random.default_rng(0)
-    rows = rng.standard_normal((3000, 4))
+    rows = rng.standard_normal((40_000, 4))  # so many that no fit ends while an interrupt is on its way
     main = threading.main_thread().ident
-    n_interrupted = 0
+    n_threads, n_interrupted = torch.get_num_threads(), 0
+    model.set_params(max_iter=5000, tol=0.0)
+    before = state(model)
     for delay in rng.uniform(0.0, 0.03, 12):
         timer = threading.Timer(delay, signal.pthread_kill, (main, signal.SIGINT))
-        another = copy.copy(model)
+        finished = False
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                timer.start()
-                another.set_params(max_iter=2000, tol=0.0)
-                another.fit(rows)
-                timer.join()
-                time.sleep(0.001)
+            timer.start()
+            quietly(model.fit, rows)
+            finished = True
+            timer.join()
+            time.sleep(0.01)  # the interrupt comes here at the latest
         except KeyboardInterrupt:
+            timer.join()
+        if finished:
+            model = MAKERS[name]().fit(X).set_params(max_iter=5000, tol=0.0)
+        else:
             n_interrupted += 1
-            another.set_params(max_iter=model.max_iter, tol=model.tol)
-            assert state(another) in (before, state(another)) if hasattr(another, "model_") else False
-            assert another.model_ is model.model_ or another.n_features_in_ == 4
-        timer.join()
+        assert state(model) == before
+        assert torch.get_num_threads() == n_threads
     assert n_interrupted
-    assert state(model) == before
-    assert torch.get_num_threads() == N_THREADS
-
-
-N_THREADS = torch.get_num_threads()
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -216,7 +222,6 @@ def test_an_interrupted_fit_keeps_the_best_so_far_where_it_is_told_to(name, monk
         assert model.converged_ is False
         assert "interrupted" in model.stop_reason_
         assert all(np.isfinite(np.asarray(answer)).all() for answer in answers(model).values())
-        pickle.loads(pickle.dumps(model)).fit(X[:5] if name == "never" else X)
     first = MAKERS[name](on_interrupt="keep")
     with monkeypatch.context() as patch:
         patch.setattr(Problem, "totals", Bomb(totals, 1, KeyboardInterrupt()))
@@ -232,15 +237,14 @@ def test_a_failed_refit_changes_no_score(name):
     before, score = state(model), model.score(rows)
     hopeless = [
         (np.where(np.arange(4) == 2, np.nan, OTHER), DataError),
-        (OTHER[:1], ValueError),
-        (OTHER * 1e250, DataError),
+        (OTHER[:0], ValueError),
+        (OTHER * 1e250, ValueError),
         (None, TypeError),
     ]
     for method in ("fit", "partial_fit"):
         for other, category in hopeless:
-            with pytest.raises(category), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                getattr(model, method)(other)
+            with pytest.raises(category):
+                quietly(getattr(model, method), other)
             with pytest.raises(ValueError, match="sample_weight"):
                 getattr(model, method)(rows, sample_weight=np.full(len(X), np.nan))
             assert state(model) == before
@@ -251,11 +255,12 @@ def test_a_failed_refit_changes_no_score(name):
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_warning_that_is_an_error_fails_the_fit_as_a_whole(name):
     model = MAKERS[name]().fit(X)
+    rows = np.random.default_rng(0).random((200, 4))
+    start = {"init": rows[:3]} if name == "KMeans" else {"acceleration": "none"}
+    model.set_params(max_iter=1, **start)
     before = state(model)
-    model.max_iter = 1
     with pytest.raises(ConvergenceWarning):
-        model.fit(np.random.default_rng(0).random((200, 4)))
-    model.max_iter = MAKERS[name]().max_iter
+        model.fit(rows)
     assert state(model) == before
 
 
@@ -273,9 +278,8 @@ def test_a_bound_that_breaks_stops_the_fit_at_the_last_good_parameters(value, to
 
     broken.n_calls = 0
     common = {"tol": 0.0, "acceleration": "none", "random_state": 0}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        expected = GaussianMixture(2, max_iter=2, **common).fit(X)
+    X = np.random.default_rng(0).random((200, 4))
+    expected = quietly(GaussianMixture(2, max_iter=2, **common).fit, X)
     monkeypatch.setattr(Problem, "totals", broken)
     with pytest.warns(ConvergenceWarning, match=told):
         model = GaussianMixture(2, max_iter=20, **common).fit(X)
@@ -311,7 +315,7 @@ def test_an_allocation_that_fails_is_a_memory_error(monkeypatch):
         "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
     )
     monkeypatch.setattr(Problem, "totals", Bomb(Problem.totals, 2, error))
-    with pytest.raises(MemoryError, match="GaussianMixture is left as it was.*fewer components"):
+    with pytest.raises(MemoryError, match=r"GaussianMixture is left as it was.*fewer components"):
         model.fit(OTHER)
     assert state(model) == before
 
@@ -362,12 +366,6 @@ def test_a_clone_is_unfitted_and_fits_alike(name):
 ENCODERS = [Posterior(), Argmax(), Tempered(0.5), Tempered(0.2, target_beta=1.0)]
 
 
-def quietly(function, *args, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return function(*args, **kwargs)
-
-
 @pytest.mark.parametrize("encoder", ENCODERS, ids=repr)
 @pytest.mark.parametrize("family", families())
 def test_every_mixture_comes_back_from_its_file_bit_for_bit(family, encoder, tmp_path):
@@ -399,7 +397,7 @@ FITTED = {
     "given parameters": lambda: GaussianMixture.from_parameters([1.0], [[1.0, 2.0, 3.0, 4.0]], [np.eye(4)]),
     "partial_fit": lambda: GaussianMixture(2, random_state=0).partial_fit(X).partial_fit(X[::2]),
     "function": lambda: GaussianMixture(2, init_params=lambda x, k, r: np.arange(len(x)) % k).fit(X),
-    "random state": lambda: GaussianMixture(2, random_state=np.random.RandomState(0)).fit(X),  # noqa: NPY002
+    "random state": lambda: GaussianMixture(2, random_state=np.random.RandomState(0)).fit(X),
     "family and encoder": lambda: Mixture(Poisson(1e-3), 2, encoder=Tempered(0.5), random_state=0).fit(
         X.round()
     ),
@@ -494,74 +492,43 @@ def changed(metadata, *path_and_value):
     return altered
 
 
-@pytest.mark.parametrize(
-    ("alter", "category"),
-    [
-        (lambda kind, arrays, meta: ("os.system", arrays, meta), UnknownModelError),
-        (
-            lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", "class", "os.system")),
-            UnknownModelError,
-        ),
-        (
-            lambda kind, arrays, meta: (kind, arrays, changed(meta, "encoder", "class", "eval")),
-            UnknownModelError,
-        ),
-        (
-            lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", "fields", {"x": 1})),
-            CorruptModelError,
-        ),
-        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "family", None)), CorruptModelError),
-        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "dtype", "__class__")), CorruptModelError),
-        (lambda kind, arrays, meta: (kind, arrays, changed(meta, "n_features_in", 7)), CorruptModelError),
-        (
-            lambda kind, arrays, meta: (kind, arrays, changed(meta, "constructor", "tol", {"value": -1})),
-            CorruptModelError,
-        ),
-        (
-            lambda kind, arrays, meta: (kind, arrays, changed(meta, "constructor", "evil", {"value": 1})),
-            CorruptModelError,
-        ),
-        (
-            lambda kind, arrays, meta: (kind, arrays, changed(meta, "state", "converged_", None)),
-            CorruptModelError,
-        ),
-        (
-            lambda kind, arrays, meta: (
-                kind,
-                {**arrays, "params.means": arrays["params.means"] * np.nan},
-                meta,
-            ),
-            CorruptModelError,
-        ),
-        (
-            lambda kind, arrays, meta: (
-                kind,
-                {**arrays, "params.means": arrays["params.means"][:, :2]},
-                meta,
-            ),
-            CorruptModelError,
-        ),
-        (
-            lambda kind, arrays, meta: (kind, {**arrays, "log_weights": arrays["log_weights"] + 1}, meta),
-            CorruptModelError,
-        ),
-        (
-            lambda kind, arrays, meta: (kind, {**arrays, "sums.counts": arrays["sums.counts"][:1]}, meta),
-            CorruptModelError,
-        ),
-        (
-            lambda kind, arrays, meta: (kind, {k: v for k, v in arrays.items() if "means" not in k}, meta),
-            CorruptModelError,
-        ),
-        (lambda kind, arrays, meta: ("KMeans", arrays, meta), CorruptModelError),
-    ],
-    ids=range(16),
-)
-def test_a_whole_file_with_wrong_content_is_refused(alter, category, tmp_path):
+WRONG_CONTENT = {
+    "a class from elsewhere": (("family", "class", "os.system"), UnknownModelError),
+    "an encoder from elsewhere": (("encoder", "class", "eval"), UnknownModelError),
+    "unknown hyper-parameters": (("family", "fields", {"x": 1}), CorruptModelError),
+    "no family": (("family", None), CorruptModelError),
+    "a strange dtype": (("dtype", "__class__"), CorruptModelError),
+    "another number of features": (("n_features_in", 7), CorruptModelError),
+    "a parameter out of range": (("constructor", "tol", {"value": -1}), CorruptModelError),
+    "a parameter that is none": (("constructor", "evil", {"value": 1}), CorruptModelError),
+    "a state that lacks something": (("state", "converged_", None), CorruptModelError),
+}
+WRONG_ARRAYS = {
+    "NaN": {"params.means": lambda means: means * np.nan},
+    "a column less": {"params.means": lambda means: means[:, :2]},
+    "weights that do not sum to one": {"log_weights": lambda log_weights: log_weights + 1},
+    "a component less": {"sums.counts": lambda counts: counts[:1]},
+    "nothing": {"params.means": lambda means: None},
+}
+
+
+@pytest.mark.parametrize("wrong", [*WRONG_CONTENT, *WRONG_ARRAYS, "another kind", "no kind"])
+def test_a_whole_file_with_wrong_content_is_refused(wrong, tmp_path):
     path = tmp_path / "model.mixcoder"
     GaussianMixture(2, covariance_type="diag", random_state=0).fit(X).save(path)
     file = modelfile.read(path)
-    modelfile.write(path, *alter(file.kind, dict(file.arrays), file.metadata))
+    kind, arrays, metadata, category = file.kind, dict(file.arrays), file.metadata, CorruptModelError
+    if wrong in WRONG_CONTENT:
+        changes, category = WRONG_CONTENT[wrong]
+        metadata = changed(metadata, *changes)
+    elif wrong in WRONG_ARRAYS:
+        arrays |= {name: change(arrays[name]) for name, change in WRONG_ARRAYS[wrong].items()}
+        arrays = {name: array for name, array in arrays.items() if array is not None}
+    else:
+        kind, category = (
+            ("KMeans", CorruptModelError) if wrong == "another kind" else ("os.system", UnknownModelError)
+        )
+    modelfile.write(path, kind, arrays, metadata)
     with pytest.raises(category, match=r"model\.mixcoder"):
         load(path)
 
@@ -644,8 +611,9 @@ def test_callbacks_see_every_iteration(name):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_callback_can_stop_the_fit(name):
-    model = MAKERS[name](tol=0.0, max_iter=50).set_callbacks(Recorder(stop_after=2))
     rows = np.random.default_rng(0).random((300, 4))
+    start = {"init": rows[:3]} if name == "KMeans" else {}
+    model = MAKERS[name](tol=0.0, max_iter=50, **start).set_callbacks(Recorder(stop_after=2))
     with pytest.warns(ConvergenceWarning, match="a callback asked to stop"):
         model.fit(rows)
     assert (model.n_iter_, model.converged_) == (2, False)
@@ -653,24 +621,19 @@ def test_a_callback_can_stop_the_fit(name):
 
 
 def test_a_callback_that_fails_fails_the_fit_as_a_whole():
-    recorder = Recorder(fail_at=2)
-    model = (
-        GaussianMixture(2, random_state=0, tol=0.0).fit(X[:, :2])
-        if False
-        else MAKERS["GaussianMixture"]().fit(X)
-    )
+    recorder = Recorder(fail_at=1)
+    model = MAKERS["GaussianMixture"]().fit(X)
+    before, names = state(model), set(vars(model))
     model.set_callbacks(recorder)
-    before = state(model)
     with pytest.raises(RuntimeError, match="a callback failed"):
         model.fit(OTHER)
     assert recorder.told[-1] == "teardown"
-    recorder.told, recorder.bounds = [], []
-    assert state(model.set_callbacks(recorder)) == before or set(vars(model)) == set(vars(copy.copy(model)))
-    assert_same_bits(model, MAKERS["GaussianMixture"]().fit(X))
+    assert set(vars(model)) == names | {"_skl_callbacks"}
+    assert state(model.set_callbacks()) == before
 
 
 def test_scoring_monitor_sees_the_likelihood_rise():
-    monitor = ScoringMonitor(scoring=None)
+    monitor = ScoringMonitor(scoring={"score": lambda estimator, X, y: estimator.score(X)})
     model = GaussianMixture(2, random_state=0, tol=1e-6, acceleration="none").set_callbacks(monitor)
     model.fit(X, np.zeros(len(X)))  # it scores where there is a y
     rows = [row for row in monitor.get_logs().data if row["task_name"] == "iteration"]
@@ -722,10 +685,8 @@ def test_estimators_are_parts_of_pipelines_and_searches():
     assert np.isfinite(pipeline.score_samples(X)).all()
     rows = pipeline.inverse_transform(pipeline.transform(X))
     assert rows.shape == X.shape
-    search = GridSearchCV(
-        pipeline, {"gaussianmixture__n_components": [1, 2], "gaussianmixture__reg_covar": [None, 1e-3]}
-    )
-    search.fit(X)
+    grid = {"gaussianmixture__n_components": [1, 2], "gaussianmixture__reg_covar": [None, 1e-3]}
+    search = GridSearchCV(pipeline, grid).fit(X)
     assert search.best_score_ == max(search.cv_results_["mean_test_score"])
     assert len(cross_val_score(KMeans(2, random_state=0), X, cv=3)) == 3
     columns = ColumnTransformer(
@@ -768,13 +729,10 @@ def test_tensors_in_tensors_out(name, dtype):
     assert isinstance(model.decode([0, 1]), np.ndarray)
     assert isinstance(model.predict(X), np.ndarray)
     weights = torch.linspace(0.5, 1.5, len(rows))
-    np.testing.assert_allclose(
-        MAKERS[name]().fit(rows, sample_weight=weights).score(rows, sample_weight=weights),
-        MAKERS[name]()
-        .fit(rows.numpy(), sample_weight=weights.numpy())
-        .score(rows.numpy(), sample_weight=weights.numpy()),
-        rtol=1e-5,
-    )
+    weighed = MAKERS[name]().fit(rows, sample_weight=weights).score(rows, sample_weight=weights)
+    rows, weights = rows.numpy(), weights.numpy()
+    expected = MAKERS[name]().fit(rows, sample_weight=weights).score(rows, sample_weight=weights)
+    assert weighed == pytest.approx(expected, rel=1e-5)
     if hasattr(model, "sample"):
         drawn, index = model.sample(7)
         assert isinstance(drawn, torch.Tensor)

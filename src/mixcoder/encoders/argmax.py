@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Argmax(Encoder):
 
     Ties go to the lowest index.
     """
+
+    beta: ClassVar[float] = math.inf  # type: ignore[misc]
 
     def encode(self, log_joint: Tensor) -> HardCode:
         """Return the best component of each row."""

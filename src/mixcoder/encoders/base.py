@@ -14,6 +14,9 @@ from mixcoder._typing import Code
 class Encoder(ABC):
     """The rule by which a row picks its components. Frozen; hyper-parameters only."""
 
+    beta: float
+    """Inverse temperature of the code: 1 for Bayes' posterior, inf for the argmax."""
+
     @abstractmethod
     def encode(self, log_joint: Tensor) -> Code:
         """Return the code that maximises ``bound``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 from torch import Tensor
 
@@ -26,6 +26,8 @@ class Posterior(Encoder):
     ----------
     Dempster, Laird & Rubin (1977); Neal & Hinton (1998), equation 7.
     """
+
+    beta: ClassVar[float] = 1.0  # type: ignore[misc]
 
     def encode(self, log_joint: Tensor) -> Tensor:
         """Return the posterior, shape (n, k)."""

@@ -115,7 +115,9 @@ def load(path: Any, *, expected_sha256: str | None = None) -> Any:
 
 
 def _rebuild(cls: type[Any], file: modelfile.ModelFile) -> Any:
-    metadata, arrays = file.metadata, {name: torch.from_numpy(array) for name, array in file.arrays.items()}
+    # Clones: where an array begins in memory decides the last bit of a product, and torch begins at lines of 64.
+    metadata = file.metadata
+    arrays = {name: torch.from_numpy(array).clone() for name, array in file.arrays.items()}
     family = _unpack_family(metadata["family"])
     params = _unpack_tensors(_example_params(family), metadata["params"], "params", arrays)
     for name, array in arrays.items():

@@ -236,10 +236,10 @@ class AutoencoderEstimator(
         return TensorSource(x, weights / unit), float(unit)
 
     def _checked_range(self, source: TensorSource, family: Any) -> Range:
-        self._require_memory(family, source)
         limits = scan_range(source)
         require_finite(self, source.x, limits)
         check_domain(self, family.check_rows, source.x)
+        self._require_memory(family.in_domain(limits.lowest.double(), limits.highest.double()), source)
         return limits
 
     def _require_memory(self, family: Any, source: TensorSource) -> None:

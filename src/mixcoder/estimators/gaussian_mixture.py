@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
-from mixcoder.encoders import Posterior
+from mixcoder.encoders import Argmax, Posterior
 from mixcoder.estimators._gaussian_parameters import (
     FAMILIES,
     check_means,
@@ -241,7 +241,7 @@ class GaussianMixture(DensityEstimator):
     ) -> Start:
         """Return a start whose missing parts come from the data."""
         if means is not None:
-            params, log_weights = start_around(problem, problem.frame.apply(means), Posterior())
+            params, log_weights = start_around(problem, problem.frame.apply(means), Argmax())
             params = replace(params, means=problem.frame.apply(means))  # type: ignore[call-arg]
         else:
             begun = self._start_by_init_params(problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -33,7 +33,7 @@ from mixcoder.sources import TensorSource
 
 
 def families() -> dict[str, type[Family[Any, Any]]]:
-    """Return the families that can be named, by snake-case name."""
+    """Return every family of the library, by snake-case name."""
     found: dict[str, type[Family[Any, Any]]] = {}
     for name in components.__all__:
         entry = getattr(components, name)
@@ -41,6 +41,17 @@ def families() -> dict[str, type[Family[Any, Any]]]:
             snake = "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
             found[snake] = entry
     return found
+
+
+def nameable_families() -> dict[str, type[Family[Any, Any]]]:
+    """Return the families that a name alone describes: those that need no hyper-parameter."""
+    return {
+        name: family
+        for name, family in families().items()
+        if all(
+            f.default is not MISSING or f.default_factory is not MISSING for f in fields(cast("Any", family))
+        )
+    }
 
 
 def encoder_at(temperature: float) -> Encoder:
@@ -170,7 +181,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self.lower_bound_ = result.bound
         self.lower_bounds_ = list(result.history.bound)
         sums = result.statistics
-        self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight)
+        self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight).contiguous()
         task.close()
         self._report(result)
         self._tell(result, problem, seen, n_parameters=self._n_parameters())
@@ -196,7 +207,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             source, _ = self._source(X, sample_weight, reset=fitted is None, min_rows=1)
             stream = self._first_stream(source) if fitted is None else self._resumed_stream(source, fitted)
             stream = stream.step(source)
-            self._sums = stream.average
+            self._sums = None if stream.average is None else stream.average.contiguous()
             self.model_ = stored(stream.model)
             self.n_iter_ = stream.n_steps
             self.converged_ = False
@@ -437,7 +448,7 @@ class Mixture(DensityEstimator):
     def _family(self) -> Family[Any, Any]:
         if isinstance(self.family, Family):
             return self.family
-        known = families()
+        known = nameable_families()
         if self.family not in known:
             raise ValueError(f"family={self.family!r} is not one of {sorted(known)}, nor a Family instance.")
         return known[self.family]()
@@ -489,4 +500,4 @@ def code_start(problem: Problem, code: Any, n_components: int) -> Start:
     return start_from_code(problem, values / total, n_components)
 
 
-__all__ = ["DensityEstimator", "Mixture", "code_start", "encoder_at", "families"]
+__all__ = ["DensityEstimator", "Mixture", "code_start", "encoder_at", "families", "nameable_families"]

@@ -19,7 +19,8 @@ class Leap:
 
     .. math:: s' = s_0 + 2a r + a^2 v, \qquad a = \lVert r\rVert / \lVert v\rVert \ge 1
 
-    (a = 1 gives s_2 back). Sums live in a linear space, so s' needs no constraint but positive counts; the
+    (a = 1 gives s_2 back). Every feature is measured in units of its own sums, so that the units of the
+    columns do not change a leap. Sums live in a linear space, so s' needs no constraint but positive counts; the
     caller keeps the leap only if the bound does not fall, which makes the iteration monotone.
 
     Parameters
@@ -38,10 +39,10 @@ class Leap:
         """Return s' and a, or ``None`` where the sequence gives nothing to extrapolate."""
         r = s1 + s0.scaled(-1.0)
         v = s2 + s1.scaled(-1.0) + r.scaled(-1.0)
-        curvature = math.sqrt(_square_norm(v))
+        curvature = math.sqrt(_square_norm(v, s2))
         if curvature == 0:
             return None, 1.0
-        step = min(math.sqrt(_square_norm(r)) / curvature, self.longest)
+        step = min(math.sqrt(_square_norm(r, s2)) / curvature, self.longest)
         while step > 1.0:
             leap = s0 + r.scaled(2 * step) + v.scaled(step * step)
             if _positive_counts(leap):
@@ -69,8 +70,13 @@ def _leaves(statistics: Statistics) -> list[Tensor]:
     return leaves
 
 
-def _square_norm(statistics: Statistics) -> float:
-    return float(sum((leaf.square().sum() for leaf in _leaves(statistics)), torch.zeros(())))
+def _square_norm(change: Statistics, sums: Statistics) -> float:
+    """Return the squared norm of a change, each feature relative to its sums over the components."""
+    total = torch.zeros((), dtype=torch.float64)
+    for part, whole in zip(_leaves(change), _leaves(sums), strict=True):
+        size = whole.square().sum(0).clamp_min(torch.finfo(whole.dtype).tiny)
+        total = total.to(part.device) + (part.square().sum(0) / size).sum()
+    return float(total)
 
 
 def _positive_counts(statistics: Statistics) -> bool:

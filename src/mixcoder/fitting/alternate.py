@@ -211,10 +211,11 @@ def alternate(
             step = Step(iteration, bound, gain, run.params, following, following_weights, current)
             why = stop(step) if current.settled and not event else None
             run.params, run.log_weights = following, following_weights
+            asked_to_stop = on_step is not None and on_step(step)
             if why is not None:
                 converged, reason = True, why
                 break
-            if on_step is not None and on_step(step):
+            if asked_to_stop:
                 reason = "a callback asked to stop"
                 break
             # A bound at another beta is another objective: the first settled one has nothing to fall from.

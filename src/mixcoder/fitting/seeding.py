@@ -91,8 +91,10 @@ def assign_batch(view: Tensor, centres: Tensor) -> Tensor:
     """
     n_starts, k, _ = centres.shape
     flat = centres.flatten(0, 1)
-    # |x - c|^2 without |x|^2, which every centre shares.
-    scores = torch.addmm(-0.5 * flat.square().sum(1), view, flat.T)  # (m, r k)
+    # |x - c|^2 without |x|^2, which every centre shares. A tie must not be decided by rounding: the first wins.
+    half_norms = 0.5 * flat.square().sum(1)
+    places = torch.arange(k, dtype=view.dtype, device=view.device).repeat(n_starts)
+    scores = torch.addmm(-half_norms - _TIE_TOLERANCE * half_norms.max() * places, view, flat.T)  # (m, r k)
     return rowwise_argmax(scores.view(len(view), n_starts, k)).T
 
 

@@ -145,9 +145,9 @@ def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator:
         elif kind == "slabs":
             pair = _draw_rows(cumulative, (2,), generator)
             along = view @ (view[pair[0]] - view[pair[1]])
-            order = torch.argsort(along, stable=True)
+            order = torch.argsort(tied_ranks(along), stable=True)
             share = weights[order].cumsum(0) - 0.5 * weights[order]
-            slab = (share * (k / float(weights.sum()))).long().clamp_(0, k - 1)
+            slab = (share * (k / float(weights.sum())) + 1e-9).long().clamp_(0, k - 1)
             codes[:, start].scatter_(1, torch.empty_like(slab).index_copy_(0, order, slab)[:, None], 1.0)
         else:
             seeds = view[_draw_rows(cumulative, (k,), generator)]
