@@ -390,7 +390,7 @@ class Mixture(DensityEstimator):
     lower_bound_ : float
         Mean bound in the last E-step, in nats per row.
     history_ : dict of lists
-        bound, beta, seconds, and events (repairs).
+        bound, beta, seconds, and events: repairs of components, the only steps after which a bound may be lower.
     n_features_in_ : int
 
     Examples
