@@ -16,6 +16,7 @@ from mixcoder.encoders import Argmax, Encoder
 from mixcoder.encoders.argmax import rowwise_argmax
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import softargmax_
+from mixcoder.ops.threads import single_threaded_kernels
 from mixcoder.ops.workspace import Workspace
 from mixcoder.sources import Block, Source, TensorSource
 
@@ -231,7 +232,8 @@ class MixtureAutoencoder:
     ) -> None:
         """Call ``write(block, log_joint, row_offset)`` on every block of rows."""
         source: Source = TensorSource(x)
-        kernel = self.kernel(x.dtype, Workspace(), column_major=column_major)
+        with single_threaded_kernels():  # a second thread costs more than the parameters of any kernel
+            kernel = self.kernel(x.dtype, Workspace(), column_major=column_major)
         width = self.family.width(self.n_features)
         rows = block_rows(self.n_components, width, x.element_size())
         used, lowest = int(self.log_weights.argmax()), 0.5 * torch.finfo(kernel.dtype).min
