@@ -662,6 +662,16 @@ def test_components_that_no_row_needs_weigh_nothing(name, n_distinct, dtype):
     np.testing.assert_allclose(model.reconstruct(rows), rows, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.DegenerateFeatureWarning")
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.DegenerateComponentWarning")
+@pytest.mark.parametrize("how", ["auto", "kmeans", "k-means++", "random", "random_from_data"])
+def test_no_start_invents_components_for_identical_rows(how):
+    rows = np.full((30, 2), 4.0)
+    model = GaussianMixture(3, covariance_type="diag", init_params=how, random_state=0).fit(rows)
+    assert sorted(model.weights_) == [0.0, 0.0, 1.0]
+    np.testing.assert_allclose(model.reconstruct(rows), rows)
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_one_row_far_away_is_reported(name):
     rows = with_value(1e12)

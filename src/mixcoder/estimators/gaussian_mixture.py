@@ -268,14 +268,16 @@ class GaussianMixture(DensityEstimator):
             rows = problem.source.take(torch.arange(problem.source.n_rows))
             shown = rows if self._from_torch else rows.numpy(force=True)
             return lambda attempt: code_start(problem, how(shown, k, random_state), k)
-        if how == "random":
-            return lambda attempt: start_at_random(problem, k, generator)
         if how == "kmeans":
             return lambda attempt: start_from_code(problem, kmeans_labels(problem, k, generator), k)
 
-        def at_rows(attempt: int) -> Start:
+        def start(attempt: int) -> Start:
             del attempt
             sample = draw_sample(problem, k, problem.family.geometry, generator)
+            if len(sample.rows) <= k:  # one component a row: there is nothing to choose
+                return found_start(problem, k, Posterior(), generator)
+            if how == "random":
+                return start_at_random(problem, k, generator)
             if how == "k-means++":
                 centres = plus_plus_batch(sample.view, sample.weights, k, 1, generator)[0]
                 chosen = torch.cdist(centres, sample.view).argmin(1)
@@ -283,7 +285,7 @@ class GaussianMixture(DensityEstimator):
                 chosen = draw_distinct(sample.weights, k, generator)
             return start_around(problem, sample.rows[chosen], Posterior())
 
-        return at_rows
+        return start
 
     # Fitted attributes, in the units of the rows
 

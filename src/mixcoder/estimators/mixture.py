@@ -464,7 +464,7 @@ class Mixture(DensityEstimator):
 
     @property
     def _exact_maximiser(self) -> bool:
-        return getattr(self._family(), "added_variance", 0.0) == 0.0
+        return not _adds_variance(self._family())
 
     def _given_start(self, problem: Problem) -> Start | Callable[[int], Start] | None:
         if isinstance(self.init, str):
@@ -478,6 +478,12 @@ class Mixture(DensityEstimator):
                 problem, self.init(shown, self.n_components, random_state), self.n_components
             )
         return code_start(problem, self.init, self.n_components)
+
+
+def _adds_variance(family: Family[Any, Any]) -> bool:
+    """Return whether the M-step of a family, or of a part of it, adds to the variances it finds."""
+    parts = getattr(family, "parts", ())
+    return getattr(family, "added_variance", 0.0) != 0.0 or any(_adds_variance(part) for part, _ in parts)
 
 
 def code_start(problem: Problem, code: Any, n_components: int) -> Start:
