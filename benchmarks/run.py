@@ -358,10 +358,10 @@ def main() -> None:
     for cls in (PeerKMeans, mixcoder.KMeans):
         cls(4).fit(small)
     chosen = options.sections or list(SECTIONS)
-    written = {name: "\n".join(SECTIONS[name](options.quick)) for name in chosen}
-    if options.quick:
-        return
-    write_sections(written)
+    for name in chosen:
+        table = "\n".join(SECTIONS[name](options.quick))
+        if not options.quick:
+            write_sections({name: table})  # each at once: an hour's figures do not hang on the last one
 
 
 if __name__ == "__main__":

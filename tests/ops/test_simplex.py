@@ -93,3 +93,28 @@ def test_log_simplex_sums_to_one_and_keeps_zeros():
         assert float(torch.logsumexp(log_simplex(scale * torch.rand(50, dtype=F64)), 0)) == pytest.approx(
             0, abs=1e-14
         )
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 7.0])
+@pytest.mark.parametrize("n_components", [15, 16, 40])
+def test_the_fused_sweep_says_what_the_plain_one_says(n_components, beta):
+    generator = torch.Generator().manual_seed(0)
+    log_joint = 30 * torch.randn(200, n_components, generator=generator)
+    log_joint[0, 3:] = -math.inf
+    log_joint[1] = 5e4
+    exact = beta * log_joint.double()
+    code, energy = softargmax_(log_joint.clone(), beta)
+    by_columns = softargmax_(log_joint.T.clone().T, beta)  # columns in one piece: never fused
+    torch.testing.assert_close(code.double(), torch.softmax(exact, 1), atol=2e-6, rtol=1e-4)
+    torch.testing.assert_close(energy.double(), torch.logsumexp(exact, 1) / beta, atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(code, by_columns[0], atol=2e-6, rtol=1e-4)
+    assert not bool(((code > 0) & (code < 1e-30)).any())
+
+
+def test_a_row_that_no_component_explains_stays_finite_among_many_components():
+    log_joint = torch.zeros(3, 20)
+    log_joint[1] = -math.inf
+    code, energy = softargmax_(log_joint)
+    torch.testing.assert_close(code, torch.full((3, 20), 0.05))
+    assert energy[1] < -1e30
+    assert not bool(energy.isnan().any())

@@ -67,6 +67,7 @@ class GaussianFull(Gaussian[GaussianFullParams]):
     """
 
     geometry: ClassVar[str] = "affine"
+    writes_columns: ClassVar[bool] = True
 
     def width(self, n_features: int) -> int:
         """Return 1 + d + d(d+1)/2."""
