@@ -300,11 +300,11 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         labels, centres = self.model_.assign(source.x), self.model_.prototypes()
 
         def squares(block: Block) -> Tensor:
-            gaps = block.x.double() - centres[labels[block.start : block.stop]]
-            per_row = gaps.square().sum(1)
+            own = centres.index_select(0, labels[block.start : block.stop])
+            per_row = own.sub_(block.x).square_().sum(1)
             return per_row.sum() if block.weights is None else per_row @ block.weights.double()
 
-        self.inertia_ = float(source.map_reduce(squares, 1 << 13)) * unit
+        self.inertia_ = float(source.map_reduce(squares, max(256, (1 << 18) // source.n_features))) * unit
         self._cluster_counts = torch.bincount(labels, source.weights, minlength=self.n_clusters).double()
         self.labels_ = (
             labels.to(torch.int32) if self._from_torch else labels.numpy(force=True).astype(np.int32)

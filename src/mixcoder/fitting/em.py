@@ -20,8 +20,8 @@ from mixcoder.ops.workspace import Workspace
 from mixcoder.sources import Block, Source
 from mixcoder.statistics import Statistics
 
-# Largest error in nats that a fitting pass may make on a row of typical size, by the dtype of the rows.
-_FIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+FIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+"""Largest error in nats that a fitting pass may make on a row of typical size, by the dtype of the rows."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,16 @@ class Problem:
 
     def totals(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Totals:
         """Return the sums of one pass over all rows, and the bound at the given parameters."""
+        return self._pass(params, log_weights, encoder)
+
+    def _pass(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Totals:
+        """Return what ``totals`` does; a problem that knows a shorter way has its own."""
         source, frame = self.source, self.frame
         setting = PassSetting(
             source.dtype,
             self.workspace,
             self.magnitude,
-            _FIT_TOLERANCE[source.dtype],
+            FIT_TOLERANCE[source.dtype],
             column_major=not isinstance(encoder, Argmax),
         )
         kernel = self.family.kernel(params, log_weights, setting)

@@ -15,21 +15,47 @@ from mixcoder.encoders import Argmax
 from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Start, prepare
+from mixcoder.fitting.lloyd import LloydProblem
 from mixcoder.fitting.scan import Range, Scan
 from mixcoder.fitting.seeding import draw_distinct, plus_plus_batch, tied_ranks
 from mixcoder.fitting.start import Sample, draw_sample, hard_start
-from mixcoder.sources import Source
+from mixcoder.sources import Source, TensorSource
 
-# Starts that are run on the sample, and Lloyd steps that each gets there.
+# Starts that are run on the sample, and Lloyd steps that each gets there; fewer where the best one goes on on a
+# larger part of the rows.
 _SAMPLE_STARTS = 4
 _SAMPLE_STEPS = 8
+_SHORT_STEPS = 2
+
+# Rows of a large source on which the best start settles: a share of all, as many as so many bytes hold, not worth it
+# below so many; steps, and the move in units of the variance that ends them.
+_SETTLING_SHARE = 4
+_SETTLING_BYTES = 32 << 20
+_SETTLING_ROWS = 5000
+_SETTLING_ROWS_PER_CENTRE = 50
+_SETTLING_STEPS = 100
+_SETTLING_TOLERANCE = 1e-3
 
 
 def kmeans_problem(source: Source, limits: Range) -> tuple[Problem, Scan]:
     """Return the problem whose bound is the negative sum of squares: round, of one size, equal weights."""
     problem, seen = prepare(source, GaussianTiedSpherical(), limits, fixed_weights=True)
-    # The size is one working unit whatever the units of the rows: it scales the bound, nothing else.
-    return replace(problem, family=GaussianTiedSpherical(variance=1.0)), seen
+    return _with_memory(problem), seen
+
+
+def _with_memory(problem: Problem) -> Problem:
+    return LloydProblem(
+        source=problem.source,
+        # The size is one working unit whatever the units of the rows: it scales the bound, nothing else.
+        family=GaussianTiedSpherical(variance=1.0),
+        frame=problem.frame,
+        magnitude=problem.magnitude,
+        variances=problem.variances,
+        total_weight=problem.total_weight,
+        pooled=problem.pooled,
+        fixed_weights=True,
+        workspace=problem.workspace,
+    )
 
 
 def start_at_centres(problem: Problem, centres: Tensor) -> Start:
@@ -45,7 +71,8 @@ def searched_centres(problem: Problem, n_clusters: int, generator: torch.Generat
     work = len(sample.rows) * n_clusters * sample.rows.shape[1]
     n_starts = max(1, min(_SAMPLE_STARTS, int(1e9 / max(1, work))))
     centres = plus_plus_batch(sample.view, sample.weights, n_clusters, n_starts, generator)
-    labels = hard_start(sample.view, sample.weights, centres, _SAMPLE_STEPS)
+    settles = _settling_rows(problem.source, n_clusters) > 0
+    labels = hard_start(sample.view, sample.weights, centres, _SHORT_STEPS if settles else _SAMPLE_STEPS)
     candidates = [_means(sample, row, n_clusters) for row in labels]
     spreads = torch.stack(
         [
@@ -53,7 +80,34 @@ def searched_centres(problem: Problem, n_clusters: int, generator: torch.Generat
             for centre, row in zip(candidates, labels, strict=True)
         ]
     )
-    return candidates[int(tied_ranks(spreads).argmin())]
+    return _settled(problem, candidates[int(tied_ranks(spreads).argmin())], generator)
+
+
+def _settled(problem: Problem, centres: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the centres after Lloyd's iteration on some of the rows of a large source.
+
+    What is far from settled settles there at a fraction of the price, and the passes over all rows begin with
+    centres that hardly move, of which most rows need not be told.
+    """
+    source = problem.source
+    size = _settling_rows(source, centres.shape[0])
+    if size == 0:
+        return centres
+    index = torch.randint(source.n_rows, (size,), generator=generator)
+    part = TensorSource(source.take(index), source.take_weights(index))
+    if part.total_weight == 0:
+        return centres
+    some = replace(problem, source=part, total_weight=part.total_weight, pooled=None).with_pooled()
+    tol = _SETTLING_TOLERANCE * float(problem.variances.mean())
+    result = lloyd(some, centres, max_iter=_SETTLING_STEPS, tol=tol)
+    return result.model.frame.apply(result.model.prototypes())
+
+
+def _settling_rows(source: Source, n_clusters: int) -> int:
+    """Return how many rows centres settle on; 0 where all rows are too few for a part of them to help."""
+    row_bytes = source.n_features * torch.finfo(source.dtype).bits // 8
+    size = min(source.n_rows // _SETTLING_SHARE, _SETTLING_BYTES // row_bytes)
+    return size if size >= max(_SETTLING_ROWS, _SETTLING_ROWS_PER_CENTRE * n_clusters) else 0
 
 
 def random_centres(problem: Problem, n_clusters: int, generator: torch.Generator) -> Tensor:
@@ -97,9 +151,7 @@ def lloyd(problem: Problem, centres: Tensor, *, max_iter: int, tol: float) -> Fi
 
 def kmeans_labels(problem: Problem, n_clusters: int, generator: torch.Generator) -> HardCode:
     """Return the clusters of all rows by k-means, as a start for another family."""
-    own = replace(
-        problem, family=GaussianTiedSpherical(variance=1.0), pooled=None, fixed_weights=True
-    ).with_pooled()
+    own = _with_memory(replace(problem, family=GaussianTiedSpherical(), pooled=None).with_pooled())
     result = lloyd(own, searched_centres(own, n_clusters, generator), max_iter=100, tol=1e-4)
     rows = problem.source.take(torch.arange(problem.source.n_rows))
     return HardCode(result.model.assign(rows), n_clusters)

@@ -10,7 +10,8 @@ from torch import Tensor
 from mixcoder.ops.frame import Frame
 from mixcoder.sources import Block, Source
 
-_SCAN_ROWS = 1 << 14
+# Numbers of a block, in float64 two megabytes: several sweeps over them stay in cache.
+_SCAN_NUMBERS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Scan:
 
 def scan_range(source: Source) -> Range:
     """Return the range of every column."""
-    return source.map_reduce(_range_of, _SCAN_ROWS)
+    return source.map_reduce(_range_of, _scan_rows(source))
 
 
 def scan(source: Source, limits: Range) -> Scan:
@@ -105,7 +106,7 @@ def scan(source: Source, limits: Range) -> Scan:
         mean = (w @ x) / weight.clamp_min(torch.finfo(torch.float64).tiny)
         return _Spread(weight, mean, w @ (x - mean).square_())
 
-    spread = source.map_reduce(spread_of, _SCAN_ROWS)
+    spread = source.map_reduce(spread_of, _scan_rows(source))
     constant = lowest == highest
     std = (spread.squares / spread.weight.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
     return Scan(
@@ -115,6 +116,10 @@ def scan(source: Source, limits: Range) -> Scan:
         lowest,
         highest,
     )
+
+
+def _scan_rows(source: Source) -> int:
+    return max(256, _SCAN_NUMBERS // source.n_features)
 
 
 def _range_of(block: Block) -> Range:
