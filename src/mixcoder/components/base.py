@@ -71,6 +71,10 @@ class Params:
 
         return self._map(moved)
 
+    def clone(self) -> Self:
+        """Return the parameters in memory of their own."""
+        return self._map(Tensor.clone)
+
     def contiguous(self) -> Self:
         """Return the parameters stored row by row: the order of memory decides the last bit of a product."""
         return self._map(Tensor.contiguous)

@@ -112,12 +112,16 @@ def n_search_starts(problem: Problem, n_components: int, sample_rows: int) -> in
 def found_start(problem: Problem, n_components: int, encoder: Encoder, generator: torch.Generator) -> Start:
     """Return the best of several short fits on some of the rows."""
     # One thread: the same bits on every machine, and faster than two that wait for each other on a sample.
-    with single_threaded_kernels():
+    # Nothing here is differentiated: inference mode takes a sixth off the many small operations of a search.
+    with single_threaded_kernels(), torch.inference_mode():
         sample = draw_sample(problem, n_components, problem.family.geometry, generator)
         n_starts = n_search_starts(problem, n_components, len(sample.rows))
         if n_components == 1:
             n_starts = 1
-        return search(problem, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator)
+        params, log_weights = search(
+            problem, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator
+        )
+    return params.clone(), log_weights.clone()  # tensors of inference mode cannot be written to later
 
 
 def start_from_code(problem: Problem, code: Code, n_components: int) -> Start:

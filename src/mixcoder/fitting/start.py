@@ -20,6 +20,7 @@ from mixcoder.fitting.em import Problem
 from mixcoder.fitting.seeding import assign_batch, own_order, plus_plus_batch, tied_ranks, whitening
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import softargmax_
+from mixcoder.ops.workspace import Workspace
 from mixcoder.statistics import Statistics
 
 # Rows per centre in the sample that seeds a fit: at 20-50 the final fit is as good as from all rows.
@@ -30,6 +31,9 @@ _MAX_SAMPLE = 50_000
 # EM steps of every start, then of the best third.
 _FIRST_STEPS = 5
 _SECOND_STEPS = 10
+
+# EM steps after which two starts that agree are believed.
+_SURE_STEPS = 3
 
 # Starts whose bounds differ by less than this, in nats per row, are taken to be the same optimum.
 _AGREEMENT = 1e-3
@@ -180,9 +184,7 @@ def search(
     for n_steps, n_kept in ((_FIRST_STEPS, max(1, n_starts // 3)), (_SECOND_STEPS, 1)):
         params, log_weights, bounds = race.run(params, log_weights, n_steps)
         order = torch.argsort(tied_ranks(bounds), descending=True, stable=True)
-        # Two starts of different kinds that end in one place have most likely found the best one.
-        agreed = float(bounds[order[0]] - bounds[order[1]]) < _AGREEMENT * race.total
-        kept = order[: 1 if agreed else n_kept]
+        kept = order[: 1 if race.agreed(bounds) else n_kept]
         columns = kept[:, None] * n_components + torch.arange(n_components, device=kept.device)
         params, log_weights = params.take(columns.flatten()), log_weights[kept]
         if len(kept) == 1:
@@ -205,16 +207,25 @@ class _Race:
         self.pooled = problem.family.pooled(sample.rows, self.row_weights)
         self.identity = Frame.identity(sample.rows.shape[1], sample.rows.device)
         self.setting = PassSetting(
-            torch.float64, problem.workspace, problem.magnitude, tolerance=math.inf, column_major=True
+            torch.float64, Workspace(), problem.magnitude, tolerance=math.inf, column_major=True
         )
         self.expanded: Tensor | None = None
 
     def run(self, params: Params, log_weights: Tensor, n_steps: int) -> tuple[Params, Tensor, Tensor]:
         """Return parameters, log-weights, and bounds before the last step, after some steps."""
         bounds = log_weights.new_zeros(log_weights.shape[0])
-        for _ in range(n_steps):
+        for n_done in range(1, n_steps + 1):
             params, log_weights, bounds = self.step(params, log_weights)
+            if n_done >= _SURE_STEPS and self.agreed(bounds):
+                break
         return params, log_weights, bounds
+
+    def agreed(self, bounds: Tensor) -> bool:
+        """Return whether the two best starts, of different kinds, have most likely found one best place."""
+        if len(bounds) < 2:
+            return True
+        best, second = bounds.topk(2).values.tolist()
+        return best - second < _AGREEMENT * self.total
 
     def step(self, params: Params, log_weights: Tensor) -> tuple[Params, Tensor, Tensor]:
         """Return parameters, log-weights, shape (r, k), and bounds before the step, shape (r,)."""
