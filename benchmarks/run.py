@@ -6,7 +6,8 @@
 
 Per-iteration times are differences of two fits of different length from one start, (t(T2) - t(T1)) / (T2 -
 T1), the two libraries in turn, so that set-up does not count and a drift of the machine hits both. Each
-figure is the smallest of the repeats (large problems run once); ratios are of these. Nothing else should run meanwhile.
+length counts with the fastest of its repeats (large problems run once): a disturbed short fit cannot
+flatter. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -70,12 +71,15 @@ def per_iteration(
     makers: list[Callable[[int], Callable[[], Any]]], lengths: list[tuple[int, int]], repeats: int
 ) -> list[float]:
     """Return seconds per iteration of each contender, taken in turn."""
-    best = [math.inf] * len(makers)
+    best = [[math.inf, math.inf] for _ in makers]  # of the short and of the long fit
     for _ in range(repeats):
-        for i, (make, (short, long)) in enumerate(zip(makers, lengths, strict=True)):
-            low, high = seconds(make(short)), seconds(make(long))
-            best[i] = min(best[i], max((high - low) / (long - short), 1e-9))
-    return best
+        for i, (make, pair) in enumerate(zip(makers, lengths, strict=True)):
+            for j, length in enumerate(pair):
+                best[i][j] = min(best[i][j], seconds(make(length)))
+    return [
+        max((high - low) / (long - short), 1e-9)
+        for (low, high), (short, long) in zip(best, lengths, strict=True)
+    ]
 
 
 def start_of(covariance: str, centres: np.ndarray) -> dict[str, np.ndarray]:

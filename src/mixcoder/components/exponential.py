@@ -14,6 +14,7 @@ from mixcoder._typing import Code, HardCode
 from mixcoder.components.base import Family, Kernel, Params, PassSetting
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.moments import class_sums
+from mixcoder.ops.products import product
 from mixcoder.ops.simplex import FUSED_COMPONENTS
 from mixcoder.statistics import Moments
 
@@ -159,7 +160,7 @@ class FeatureKernel(Kernel[P, Moments]):
         out = self.workspace.take(
             "log_joint", *shape, self.dtype, rows.device, column_major=self.column_major
         )
-        return torch.mm(rows, self.natural.T, out=out)
+        return product(rows, self.natural.T, out)
 
     def row_offset(self, rows: Tensor) -> Tensor | None:
         """Return the row terms that ``log_joint`` leaves out, shape (n,)."""

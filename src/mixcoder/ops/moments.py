@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
+from mixcoder.ops.products import product
 
 
 def class_sums(
@@ -31,7 +31,9 @@ def class_sums(
         return sums.index_add_(0, code.index, features)
     if weights is not None:
         code = code.mul_(weights.to(code.dtype)[:, None])
-    return torch.mm(code.T, features, out=out)
+    if out is None:
+        out = features.new_empty(code.shape[1], features.shape[1])
+    return product(code.T, features, out)
 
 
 def class_counts(code: Code, dtype_like: Tensor, weights: Tensor | None = None) -> Tensor:
