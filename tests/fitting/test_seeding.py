@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from mixcoder.fitting.seeding import assign_batch, draw_distinct, plus_plus_batch, tied_ranks, whitening
+from mixcoder.fitting.seeding import (
+    assign_batch,
+    draw_distinct,
+    plus_plus_batch,
+    tied_order,
+    tied_ranks,
+    whitening,
+)
 
 F64 = torch.float64
 
@@ -114,3 +121,17 @@ def test_rows_are_drawn_in_proportion_to_their_weights_and_not_twice():
         firsts[drawn[0]] += 1
     assert (firsts / 4000).tolist() == pytest.approx([1 / 8, 2 / 8, 0, 5 / 8], abs=0.03)
     assert sorted(draw_distinct(torch.ones(3, dtype=F64), 5, generator).tolist())[::2] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tied_order_is_the_stable_order_of_the_tied_ranks(tied):
+    values = torch.randn(500, generator=torch.Generator().manual_seed(3), dtype=F64)
+    if tied:
+        values = (values * 4).round() / 4 * (1 + 1e-13 * torch.arange(500, dtype=F64))
+    assert torch.equal(tied_order(values), torch.argsort(tied_ranks(values), stable=True))
+
+
+def test_tied_order_takes_infinities_and_nothing():
+    values = torch.tensor([math.inf, 0.0, -math.inf, math.nan], dtype=F64)
+    assert torch.equal(tied_order(values), torch.argsort(tied_ranks(values), stable=True))
+    assert tied_order(values[:1]).tolist() == [0]

@@ -29,7 +29,7 @@ Start = tuple[Params, Tensor]
 # small problems, where a pass costs next to nothing.
 _SEARCH_PASSES = 3.0
 _SEARCH_OPERATIONS = 2e8
-_MAX_STARTS = 8
+_MAX_STARTS = 6
 
 # Memory that the sums of all starts may take.
 _SEARCH_BYTES = 32 << 20

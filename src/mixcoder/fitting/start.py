@@ -17,7 +17,14 @@ from torch import Tensor
 from mixcoder.components.base import Params, PassSetting
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import Problem
-from mixcoder.fitting.seeding import assign_batch, own_order, plus_plus_batch, tied_ranks, whitening
+from mixcoder.fitting.seeding import (
+    assign_batch,
+    own_order,
+    plus_plus_batch,
+    tied_order,
+    tied_ranks,
+    whitening,
+)
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import softargmax_
 from mixcoder.ops.workspace import Workspace
@@ -80,7 +87,7 @@ def draw_sample(problem: Problem, n_components: int, geometry: str, generator: t
     rows, weights = _merged(rows[order], weights[order])
     points = problem.family.seeding_view(rows)
     view = whitening(points, weights, geometry)
-    order = torch.argsort(tied_ranks(view.square().sum(1)), stable=True)
+    order = tied_order(view.square().sum(1))
     # Whitening hides clusters that a few directions tell apart well: no single geometry wins everywhere.
     others = ("units",) if geometry == "affine" and points.shape[1] > 1 else ()
     views = (view, *(whitening(points, weights, other) for other in others))
@@ -149,7 +156,7 @@ def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator:
         elif kind == "slabs":
             pair = _draw_rows(cumulative, (2,), generator)
             along = view @ (view[pair[0]] - view[pair[1]])
-            order = torch.argsort(tied_ranks(along), stable=True)
+            order = tied_order(along)
             share = weights[order].cumsum(0) - 0.5 * weights[order]
             slab = (share * (k / float(weights.sum())) + 1e-9).long().clamp_(0, k - 1)
             codes[:, start].scatter_(1, torch.empty_like(slab).index_copy_(0, order, slab)[:, None], 1.0)
