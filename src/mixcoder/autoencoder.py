@@ -35,8 +35,8 @@ def block_rows(n_components: int, width: int, itemsize: int) -> int:
     Features and code of a block should stay in the processor's caches, but every operation of a block must
     also take far longer than handing the interpreter to the next thread (some 50 microseconds).
     """
-    rows = (8 << 20) // (itemsize * max(1, 2 * n_components + width))
-    fewest = 2048 if itemsize <= 4 else 1024
+    rows = (16 << 20) // (itemsize * max(1, 2 * n_components + width))
+    fewest = 4096 if itemsize <= 4 else 2048
     return max(fewest, 1 << min(15, rows.bit_length() - 1))
 
 

@@ -50,6 +50,8 @@ class _Memory:
         No less than the distance to the row's centre.
     lower : Tensor, shape (g, n)
         No more than the distance to any other centre of each group.
+    offsets : Tensor, shape (n,)
+        What the row itself adds to its log-density, -|z|^2 / 2: the same in every pass.
     moments : Moments
         Sums of the rows of each centre.
     order : Tensor, shape (k,)
@@ -62,6 +64,7 @@ class _Memory:
     labels: Tensor
     upper: Tensor
     lower: Tensor
+    offsets: Tensor
     moments: Moments
     order: Tensor
     sizes: list[int]
@@ -132,6 +135,7 @@ class LloydProblem(Problem):
             torch.full((n,), -1, dtype=torch.int32, device=centres.device),
             centres.new_full((n,), math.inf, dtype=dtype),
             centres.new_zeros(len(sizes), n, dtype=dtype),
+            centres.new_zeros(n, dtype=dtype),
             Moments(centres.new_zeros(k), centres.new_zeros(k, d)),
             order,
             sizes,
@@ -169,20 +173,22 @@ class _Visit:
         """Return what the block adds to the sums, its notes brought up to date."""
         memory, part = self.memory, slice(block.start, block.stop)
         labels, upper, lower = memory.labels[part], memory.upper[part], memory.lower[:, part]
-        if math.isfinite(float(upper[0])):
+        seen = math.isfinite(float(upper[0]))
+        if seen:
             # Rounded outwards, so that bounds stay bounds however many moves they add up.
             upper.add_(self.moves.index_select(0, labels)).mul_(1 + _eps(upper))
             lower.sub_(self.farthest).mul_(1 - _eps(lower))
         total = _nothing(self.centres)
         for active in torch.nonzero(upper >= lower.amin(0))[:, 0].split(self.chunk):
             if len(active):
-                self._look(block, active, labels, upper, lower, total)
+                self._look(block, active, seen, total)
         return total
 
-    def _look(
-        self, block: Block, active: Tensor, labels: Tensor, upper: Tensor, lower: Tensor, total: Moments
-    ) -> None:
+    def _look(self, block: Block, active: Tensor, seen: bool, total: Moments) -> None:
         """Give active rows their labels and exact bounds, and move those that change from sum to sum."""
+        memory, part = self.memory, slice(block.start, block.stop)
+        labels, upper, lower = memory.labels[part], memory.upper[part], memory.lower[:, part]
+        offsets = memory.offsets[part]
         first, last = int(active[0]), int(active[-1])
         if last - first + 1 == len(active):
             x = block.x[first : last + 1]
@@ -193,7 +199,13 @@ class _Visit:
         rows = self.kernel.expand(x, self.problem.frame)
         scores = self.kernel.log_joint(rows)
         fresh = rowwise_argmax(scores)
-        self._note(active, scores, self.kernel.row_offset(rows), fresh, upper, lower)
+        if seen:
+            offset = offsets[active]
+        else:
+            own = self.kernel.row_offset(rows)
+            offset = scores.new_zeros(len(active)) if own is None else own
+            offsets[active] = offset.to(offsets.dtype)
+        self._note(active, scores, offset, fresh, upper, lower)
         before = labels[active]
         changed = torch.nonzero(before != fresh)[:, 0]
         if len(changed) == 0:
@@ -208,15 +220,14 @@ class _Visit:
         self,
         active: Tensor,
         scores: Tensor,
-        offset: Tensor | None,
+        offset: Tensor,
         fresh: Tensor,
         upper: Tensor,
         lower: Tensor,
     ) -> None:
         """Write exact bounds of the active rows; ``scores`` is overwritten."""
-        size = scores.new_zeros(()) if offset is None else offset
         # |z - a|^2 = -2 (log p(z, k) - c), the row's own square being in the offset.
-        level = -2.0 * (size - self.constant)
+        level = -2.0 * (offset - self.constant)
         slack = _ROUNDING * _eps(scores) * (level.abs() + float(self.centres.square().sum(1).amax()))
         best = scores.gather(1, fresh[:, None])[:, 0]
         upper[active] = (level - 2.0 * best + slack).clamp_min_(0).sqrt_().to(upper.dtype)

@@ -48,8 +48,8 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
         # What is to be stored column by column is the transpose of a product stored row by row. A sum over
         # many rows is up to two thirds faster with the longer of the outer sides last (measured).
         if not out.is_contiguous() or a.shape[1] > a.shape[0] > b.shape[1]:
-            return torch.ops.mkldnn._linear_pointwise(b.T, a, None, "none", [], "").T
-        return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+            return torch.ops.mkldnn._linear_pointwise.default(b.T, a, None, "none", [], "").T
+        return torch.ops.mkldnn._linear_pointwise.default(a, b.T, None, "none", [], "")
     return torch.mm(a, b, out=out)
 
 
