@@ -13,6 +13,7 @@ _HOMES = {
     "Mixture": "mixcoder.estimators",
     "MixtureAutoencoder": "mixcoder.autoencoder",
     "load": "mixcoder.estimators",
+    "open_blocks": "mixcoder.sources",
 }
 _MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives")
 
@@ -28,12 +29,14 @@ __all__ = [
     "estimators",
     "load",
     "objectives",
+    "open_blocks",
 ]
 
 if TYPE_CHECKING:
     from mixcoder import components, encoders, errors, estimators, objectives
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import GaussianMixture, KMeans, Mixture, load
+    from mixcoder.sources import open_blocks
 
 
 def __getattr__(name: str) -> Any:

@@ -135,15 +135,16 @@ class MixtureAutoencoder:
         self._sweep(x, write)
         return code
 
-    def assign(self, x: Tensor) -> Tensor:
+    def assign(self, x: Tensor | Source) -> Tensor:
         """Return the most probable component of each row, int64, shape (n,)."""
-        index = torch.empty(x.shape[0], dtype=torch.int64, device=x.device)
+        source = x if isinstance(x, Source) else TensorSource(x)
+        index = torch.empty(source.n_rows, dtype=torch.int64, device=source.device)
 
         def write(block: Block, log_joint: Tensor, offset: Tensor | None) -> None:
             del offset
             index[block.start : block.stop] = rowwise_argmax(log_joint)
 
-        self._sweep(x, write, column_major=False)
+        self._sweep(source, write, column_major=False)
         return index
 
     # decode: code -> row
@@ -176,9 +177,10 @@ class MixtureAutoencoder:
 
     # how probable a row is
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor | Source) -> Tensor:
         r"""Return :math:`\log \sum_k \pi_k p(x_n|k)` in nats, in the dtype of ``x``, shape (n,)."""
-        result = torch.empty(x.shape[0], dtype=x.dtype, device=x.device)
+        source = x if isinstance(x, Source) else TensorSource(x)
+        result = torch.empty(source.n_rows, dtype=source.dtype, device=source.device)
 
         def write(block: Block, log_joint: Tensor, offset: Tensor | None) -> None:
             value = softargmax_(log_joint)[1]
@@ -187,7 +189,7 @@ class MixtureAutoencoder:
                 value += offset
             result[block.start : block.stop] = value
 
-        self._sweep(x, write)
+        self._sweep(source, write)
         return result
 
     def log_joint(self, x: Tensor) -> Tensor:
@@ -225,17 +227,17 @@ class MixtureAutoencoder:
 
     def _sweep(
         self,
-        x: Tensor,
+        x: Tensor | Source,
         write: Callable[[Block, Tensor, Tensor | None], None],
         *,
         column_major: bool = True,
     ) -> None:
         """Call ``write(block, log_joint, row_offset)`` on every block of rows."""
-        source: Source = TensorSource(x)
+        source = x if isinstance(x, Source) else TensorSource(x)
         with single_threaded_kernels():  # a second thread costs more than the parameters of any kernel
-            kernel = self.kernel(x.dtype, Workspace(), column_major=column_major)
+            kernel = self.kernel(source.dtype, Workspace(), column_major=column_major)
         width = self.family.width(self.n_features)
-        rows = block_rows(self.n_components, width, x.element_size())
+        rows = block_rows(self.n_components, width, torch.finfo(source.dtype).bits // 8)
         used, lowest = int(self.log_weights.argmax()), 0.5 * torch.finfo(kernel.dtype).min
 
         def visit(block: Block) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixcoder.sources import Block, TensorSource, fold
-from mixcoder.sources import tensors as tensors_module
+from mixcoder.sources import blocked as blocked_module
 
 
 class Tree(str):
@@ -52,7 +52,7 @@ def test_a_block_knows_where_it_stops():
 
 
 def test_work_comes_in_few_runs_whatever_the_number_of_blocks():
-    n_runs = tensors_module._MAX_RUNS
+    n_runs = blocked_module._MAX_RUNS
     for n_rows, block_rows in ((10, 1), (1000, 1), (1000, 7), (64, 1), (65, 1)):
         runs = TensorSource(torch.zeros(n_rows, 1))._runs(block_rows)
         assert len(runs) <= n_runs

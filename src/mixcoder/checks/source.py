@@ -210,16 +210,17 @@ def source_checks(
     Parameters
     ----------
     source_factories : list of callables, optional
-        All classes of :mod:`mixcoder.sources`, found by discovery, by default.
+        All classes of :mod:`mixcoder.sources`, found by discovery, by default; made by their ``holding`` where they
+        have one.
     """
     found: list[Any] = discover(sources, Source) if source_factories is None else source_factories  # type: ignore[type-abstract]
-    for factory in found:
+    for factory in (getattr(entry, "holding", entry) for entry in found):
         for check in _checks(factory):
             yield check.name, check
 
 
 def _checks(factory: SourceFactory) -> Iterator[Check]:
-    subject = Subject(factory, getattr(factory, "__name__", repr(factory)))
+    subject = Subject(factory, getattr(factory, "__qualname__", repr(factory)).removesuffix(".holding"))
     for law in LAWS:
         yield Check(law, subject, one_thread=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from mixcoder.components.base import Family
 from mixcoder.errors import DataError, DataTypeError
 from mixcoder.estimators._tables import checked_table
 from mixcoder.fitting.scan import Range
+from mixcoder.sources import Block, Source, TensorSource
 
 
 class Number(Interval):
@@ -94,18 +97,19 @@ def numbers_of(values: Any, name: str) -> Tensor:
     return numbers
 
 
-def weights_of(sample_weight: Any, x: Tensor) -> Tensor | None:
+def weights_of(sample_weight: Any, x: Tensor | Source) -> Tensor | None:
     """Return row weights as given, float64, shape (n,), or ``None``."""
     if sample_weight is None:
         return None
+    n_rows = x.n_rows if isinstance(x, Source) else x.shape[0]
     weights = numbers_of(sample_weight, "sample_weight").to(x.device)
     if weights.ndim == 0:
-        weights = weights.expand(x.shape[0])
+        weights = weights.expand(n_rows)
     if weights.ndim != 1:
         raise DataError(f"Sample weights must be 1D array or scalar, got {weights.ndim}D array.")
-    if weights.shape[0] != x.shape[0]:
+    if weights.shape[0] != n_rows:
         raise DataError(
-            f"sample_weight.shape == {tuple(weights.shape)}, expected {(x.shape[0],)}: one weight a row."
+            f"sample_weight.shape == {tuple(weights.shape)}, expected {(n_rows,)}: one weight a row."
         )
     if bool((weights < 0).any()):
         row = int(torch.nonzero(weights < 0)[0, 0])
@@ -121,16 +125,37 @@ def unit_of(weights: Tensor) -> Tensor:
     return largest * ((weights / largest).sum() / torch.count_nonzero(weights))
 
 
-def require_finite(estimator: Any, x: Tensor, limits: Range) -> None:
+@dataclass(frozen=True)
+class _NotFinite:
+    """How many values are not finite, and the first of them."""
+
+    count: int
+    row: int = -1
+    column: int = -1
+    nan: bool = False
+
+    def __add__(self, other: _NotFinite) -> _NotFinite:
+        return replace(self if self.count else other, count=self.count + other.count)
+
+
+def require_finite(estimator: Any, source: Source, limits: Range) -> None:
     """Raise a DataError that names the first value that is not finite."""
     if limits.finite:
         return
-    bad = ~torch.isfinite(x)
-    row, column = (int(i) for i in torch.nonzero(bad)[0])
-    kind = "NaN" if bool(x[row, column].isnan()) else "infinity or a value too large for its dtype"
+
+    def look(block: Block) -> _NotFinite:
+        bad = ~torch.isfinite(block.x)
+        count = int(bad.sum())
+        if count == 0:
+            return _NotFinite(0)
+        row, column = (int(i) for i in torch.nonzero(bad)[0])
+        return _NotFinite(count, block.start + row, column, bool(block.x[row, column].isnan()))
+
+    bad = source.map_reduce(look, 1 << 14)
+    kind = "NaN" if bad.nan else "infinity or a value too large for its dtype"
     raise DataError(
-        f"Input X contains {kind}: {int(bad.sum())} of {x.numel()} values are not finite, first at row {row}, "
-        f"{label_of(estimator, column)}. Remove or impute them first."
+        f"Input X contains {kind}: {bad.count} of {source.n_rows * source.n_features} values are not finite, first at "
+        f"{source.place(bad.row)}, {label_of(estimator, bad.column)}. Remove or impute them first."
     )
 
 
@@ -141,14 +166,54 @@ def label_of(estimator: Any, column: int) -> str:
 
 
 def check_domain(
-    estimator: Any, family_check: Callable[[Tensor], str | None], x: Tensor, block: int = 1 << 14
+    estimator: Any, family_check: Callable[[Tensor], str | None], source: Source, block_rows: int = 1 << 14
 ) -> None:
     """Raise a DataError where rows are outside a family's domain."""
-    for at in range(0, x.shape[0], block):
-        if family_check(x[at : at + block]) is not None:
-            # Once more with all rows: the message numbers them from the first.
-            message = str(family_check(x))
-            raise DataError(re.sub(r"column (\d+)", lambda m: label_of(estimator, int(m[1])), message))
+    if getattr(family_check, "__func__", None) is Family.check_rows:
+        return  # a family that takes any numbers: nothing to read the rows for
+    for block in source.blocks(block_rows):
+        message = family_check(block.x)
+        if message is None:
+            continue
+        if isinstance(source, TensorSource):
+            message = str(family_check(source.x))  # once more with all rows: it numbers them from the first
+        else:
+            message = f"In the rows from {source.place(block.start)} on: {message}"
+        raise DataError(re.sub(r"column (\d+)", lambda m: label_of(estimator, int(m[1])), message))
+
+
+def source_of(estimator: Any, source: Source, *, reset: bool, min_rows: int = 1) -> Source:
+    """Return a source that the caller made, after the checks that rows in memory go through.
+
+    Parameters
+    ----------
+    reset : bool
+        Whether the number and names of features are learned (fit) or compared (predict).
+    min_rows : int
+        Fewest rows that make sense.
+    """
+    name, names = type(estimator).__name__, getattr(source, "names", None)
+    if source.n_rows < min_rows:
+        raise DataError(
+            f"Found {source.n_rows} sample(s) while a minimum of {min_rows} is required by {name}."
+        )
+    if reset:
+        estimator.n_features_in_ = source.n_features
+        estimator.__dict__.pop("feature_names_in_", None)
+        if names is not None:
+            estimator.feature_names_in_ = np.asarray(names, dtype=object)
+        return source
+    if source.n_features != estimator.n_features_in_:
+        raise DataError(
+            f"X has {source.n_features} features, but {name} is expecting {estimator.n_features_in_} features as input."
+        )
+    known = getattr(estimator, "feature_names_in_", None)
+    if known is not None and names is not None and list(known) != list(names):
+        raise DataError(
+            f"The columns of X are {list(names)}, but {name} was fitted with {list(known)}: open the files with "
+            "columns=[...] in that order."
+        )
+    return source
 
 
 def _rows_of_tensor(estimator: Any, x: Tensor, *, reset: bool, min_rows: int) -> Tensor:
@@ -191,6 +256,7 @@ __all__ = [
     "numbers_of",
     "require_finite",
     "rows_of",
+    "source_of",
     "unit_of",
     "weights_of",
 ]

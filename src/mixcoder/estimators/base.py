@@ -22,6 +22,7 @@ from mixcoder._typing import Code, HardCode
 from mixcoder.autoencoder import MixtureAutoencoder, code_length
 from mixcoder.errors import (
     DataError,
+    DataTypeError,
     DegenerateComponentWarning,
     DegenerateFeatureWarning,
     OverfitWarning,
@@ -35,6 +36,7 @@ from mixcoder.estimators._validation import (
     numbers_of,
     require_finite,
     rows_of,
+    source_of,
     unit_of,
     weights_of,
 )
@@ -43,7 +45,7 @@ from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import describe
 from mixcoder.fitting.scan import Range, Scan, scan_range
 from mixcoder.ops.threads import single_threaded_kernels
-from mixcoder.sources import TensorSource
+from mixcoder.sources import FileSource, Source, TensorSource
 
 # Beyond this many standard deviations from zero, float32 has fewer than two digits left for the data.
 _FLOAT32_OFFSET = 1e5
@@ -129,7 +131,7 @@ class AutoencoderEstimator(
 
     def predict(self, X: Any) -> Any:
         """Return the most probable component of each row, shape (n_samples,)."""
-        model, x = self._asked(X)
+        model, x = self._asked_rows(X)
         return like_input(model.assign(x), X)
 
     def inverse_transform(self, X: Any) -> Any:
@@ -148,22 +150,23 @@ class AutoencoderEstimator(
         flat : bool
             Whether to count log2 K bits for every row instead, as for a codebook without entropy coder.
         """
-        model, x = self._asked(X)
+        model, source = self._asked_rows(X)
         if flat:
             return math.log2(model.n_components)
         log_weights = self._coding_log_weights(model)
         total = 0.0
-        for block in x.split(_BLOCK):
-            total += float(code_length(model.encode(block), log_weights).double().sum())
-        return total / x.shape[0]
+        for block in source.blocks(_BLOCK):
+            total += float(code_length(model.encode(block.x), log_weights).double().sum())
+        return total / source.n_rows
 
     def distortion(self, X: Any) -> float:
         """Return the mean squared error of the reconstructions, summed over features."""
-        model, x = self._asked(X)
+        model, source = self._asked_rows(X)
         total = 0.0
-        for block in x.split(_BLOCK):
-            total += float((block.double() - model.decode(model.encode(block)).double()).square().sum())
-        return total / x.shape[0]
+        for block in source.blocks(_BLOCK):
+            x = block.x
+            total += float((x.double() - model.decode(model.encode(x)).double()).square().sum())
+        return total / source.n_rows
 
     def save(self, path: Any, *, overwrite: bool = True) -> str:
         """Write the fitted estimator to one file and return the SHA-256 of its content.
@@ -189,12 +192,27 @@ class AutoencoderEstimator(
         return getattr(torch, self._dtype_name)
 
     def _asked(self, X: Any) -> tuple[MixtureAutoencoder, Tensor]:
-        """Return the model, on the device of the rows, and the rows that it is asked about."""
+        """Return the model, on the device of the rows, and the rows that it is asked about, in memory."""
+        if isinstance(X, Source):
+            self._fitted()
+            raise DataTypeError(
+                "The answer is as large as the rows, which are in files: ask for one block at a time (for block in "
+                "X.blocks(10_000): ... block.x), or for predict, score_samples, score, rate or distortion."
+            )
+        model, source = self._asked_rows(X)
+        assert isinstance(source, TensorSource)
+        return model, source.x
+
+    def _asked_rows(self, X: Any) -> tuple[MixtureAutoencoder, Source]:
+        """Return the model, on the device of the rows, and the rows, wherever they live."""
         model = self._fitted()
-        x = rows_of(self, X, reset=False)
-        require_finite(self, x, scan_range(TensorSource(x)))
-        check_domain(self, model.family.check_rows, x)
-        return on_device(model, x.device), x
+        if isinstance(X, Source):
+            source = source_of(self, X, reset=False)
+        else:
+            source = TensorSource(rows_of(self, X, reset=False))
+        require_finite(self, source, scan_range(source))
+        check_domain(self, model.family.check_rows, source)
+        return on_device(model, source.device), source
 
     def _code(self, code: Any) -> Code:
         k = self._fitted().n_components
@@ -224,8 +242,10 @@ class AutoencoderEstimator(
 
     def _source(
         self, X: Any, sample_weight: Any, *, reset: bool = True, min_rows: int = 2
-    ) -> tuple[TensorSource, float]:
+    ) -> tuple[Source, float]:
         """Return the rows with their weights in a unit that belongs to them, and that unit."""
+        if isinstance(X, Source):
+            return self._source_of_files(X, sample_weight, reset=reset, min_rows=min_rows)
         x = rows_of(self, X, reset=reset, min_rows=min_rows)
         self._dtype_name = str(x.dtype).removeprefix("torch.")
         self._from_torch = isinstance(X, Tensor)
@@ -235,14 +255,27 @@ class AutoencoderEstimator(
         unit = unit_of(weights)
         return TensorSource(x, weights / unit), float(unit)
 
-    def _checked_range(self, source: TensorSource, family: Any) -> Range:
+    def _source_of_files(
+        self, source: Source, sample_weight: Any, *, reset: bool, min_rows: int
+    ) -> tuple[Source, float]:
+        source_of(self, source, reset=reset, min_rows=min_rows)
+        self._dtype_name, self._from_torch = str(source.dtype).removeprefix("torch."), False
+        weights = weights_of(sample_weight, source)
+        if weights is None:
+            return source, 1.0
+        if not isinstance(source, FileSource):
+            raise DataTypeError(f"{type(source).__name__} brings its own weights: leave sample_weight out.")
+        unit = unit_of(weights)
+        return source.weighted(weights / unit), float(unit)
+
+    def _checked_range(self, source: Source, family: Any) -> Range:
         limits = scan_range(source)
-        require_finite(self, source.x, limits)
-        check_domain(self, family.check_rows, source.x)
+        require_finite(self, source, limits)
+        check_domain(self, family.check_rows, source)
         self._require_memory(family.in_domain(limits.lowest.double(), limits.highest.double()), source)
         return limits
 
-    def _require_memory(self, family: Any, source: TensorSource) -> None:
+    def _require_memory(self, family: Any, source: Source) -> None:
         """Raise a MemoryError, before anything is allocated, where parameters and sums alone cannot fit."""
         k, d = self._n_fitted_components, source.n_features
         needed, there = _BYTES_A_NUMBER * k * family.width(d), _memory_of(source.device)
@@ -373,7 +406,8 @@ def _memory_of(device: torch.device) -> float:
 
 def few_threads(X: Any) -> AbstractContextManager[Any]:
     """Return the context to fit in: a small table is done before a second kernel thread has woken up."""
-    small = math.prod(getattr(X, "shape", ())) < _ONE_THREAD_NUMBERS
+    shape = (X.n_rows, X.n_features) if isinstance(X, Source) else getattr(X, "shape", ())
+    small = math.prod(shape) < _ONE_THREAD_NUMBERS
     return single_threaded_kernels() if small else nullcontext()
 
 

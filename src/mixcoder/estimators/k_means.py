@@ -18,7 +18,7 @@ from torch import Tensor
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import GaussianTiedSpherical
 from mixcoder.encoders import Argmax
-from mixcoder.errors import DataError
+from mixcoder.errors import DataError, DataTypeError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
@@ -34,7 +34,7 @@ from mixcoder.fitting.kmeans import (
 from mixcoder.fitting.scan import Scan
 from mixcoder.fitting.stream import Stream
 from mixcoder.ops.simplex import log_simplex
-from mixcoder.sources import Block, TensorSource
+from mixcoder.sources import Block, BlockedSource, Source, TensorSource
 from mixcoder.statistics import Moments
 
 _FAR = 2.0**600
@@ -143,8 +143,8 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor, shape (n_samples, n_features)
-            Rows. Never changed, never copied.
+        X : array-like or Tensor, shape (n_samples, n_features), or Source
+            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files.
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
             Non-negative row weights; their scale changes ``inertia_`` only.
@@ -204,6 +204,10 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
                 stream, self._weight_unit = self._first_stream(source), unit
             # Batches count by their weights, in the unit of the first.
             scale = unit / self._weight_unit
+            if not isinstance(source, TensorSource):
+                raise DataTypeError(
+                    "partial_fit takes rows in memory: for block in X.blocks(10_000): block.x."
+                )
             weights = source.x.new_ones(source.n_rows, dtype=torch.float64)
             weights = scale * (weights if source.weights is None else source.weights)
             stream = stream.step(TensorSource(source.x, weights))
@@ -215,7 +219,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
             self._cluster_counts = stream.average.counts  # type: ignore[union-attr]
         return self
 
-    def _first_stream(self, source: TensorSource) -> Stream:
+    def _first_stream(self, source: Source) -> Stream:
         if source.n_rows < self.n_clusters:
             raise DataError(
                 f"The first batch has n_samples={source.n_rows}, which should be >= "
@@ -225,7 +229,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         params, log_weights = self._starts(problem)(0)
         return Stream(problem, params, log_weights, Argmax(), exponent=None)
 
-    def _resumed_stream(self, source: TensorSource) -> Stream:
+    def _resumed_stream(self, source: Source) -> Stream:
         """Return the stream in which all rows so far have gone by."""
         model = on_device(self.model_, source.device)
         self._checked_range(source, model.family)
@@ -234,7 +238,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         bounds = tuple(self.history_["bound"])
         return Stream.resumed(model, source, Argmax(), exponent=None, average=seen, bounds=bounds)
 
-    def _problem(self, source: TensorSource) -> tuple[Problem, Scan]:
+    def _problem(self, source: Source) -> tuple[Problem, Scan]:
         problem, seen = kmeans_problem(source, self._checked_range(source, GaussianTiedSpherical()))
         self._require_representable(problem, torch.float64)
         return problem, seen
@@ -289,7 +293,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
             )
         return problem.frame.apply(values)
 
-    def _label(self, source: TensorSource, unit: float) -> None:
+    def _label(self, source: Source, unit: float) -> None:
         """Set labels, inertia and counts from one pass over the rows.
 
         Parameters
@@ -297,7 +301,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         unit : float
             What one weight of the source stands for.
         """
-        labels, centres = self.model_.assign(source.x), self.model_.prototypes()
+        labels, centres = self.model_.assign(source), self.model_.prototypes()
 
         def squares(block: Block) -> Tensor:
             own = centres.index_select(0, labels[block.start : block.stop])
@@ -305,7 +309,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
             return per_row.sum() if block.weights is None else per_row @ block.weights.double()
 
         self.inertia_ = float(source.map_reduce(squares, max(256, (1 << 18) // source.n_features))) * unit
-        self._cluster_counts = torch.bincount(labels, source.weights, minlength=self.n_clusters).double()
+        self._cluster_counts = torch.bincount(labels, _weights_of(source), minlength=self.n_clusters).double()
         self.labels_ = (
             labels.to(torch.int32) if self._from_torch else labels.numpy(force=True).astype(np.int32)
         )
@@ -343,8 +347,8 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
 
     def predict(self, X: Any) -> Any:
         """Return the nearest cluster of each row, int32, shape (n_samples,)."""
-        model, x = self._asked(X)
-        return like_input(model.assign(x).to(torch.int32), X)
+        model, source = self._asked_rows(X)
+        return like_input(model.assign(source).to(torch.int32), X)
 
     def transform(self, X: Any) -> Any:
         """Return the distance of each row to each centre, shape (n_samples, n_clusters)."""
@@ -367,19 +371,23 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return minus the weighted sum of squared distances to the nearest centre."""
         del y
-        model, x = self._asked(X)
-        weights = weights_of(sample_weight, x)
+        model, source = self._asked_rows(X)
+        weights = weights_of(sample_weight, source)
         total = 0.0
-        for at in range(0, x.shape[0], 1 << 14):
-            block = x[at : at + (1 << 14)].double()
-            errors = (block - model.decode(model.encode(block))).square().sum(1)
-            total += float(errors.sum() if weights is None else errors @ weights[at : at + (1 << 14)])
+        for block in source.blocks(1 << 14):
+            x = block.x.double()
+            errors = (x - model.decode(model.encode(x))).square().sum(1)
+            total += float(errors.sum() if weights is None else errors @ weights[block.start : block.stop])
         return -total
 
     def _coding_log_weights(self, model: MixtureAutoencoder) -> Tensor:
         # Every cluster can occur in new rows: one pseudo-row spread over the empty ones keeps bits finite.
         counts = self._cluster_counts.to(model.device)
         return log_simplex(counts.clamp_min(1.0 / model.n_components))
+
+
+def _weights_of(source: Source) -> Tensor | None:
+    return source.weights if isinstance(source, BlockedSource) else None
 
 
 def distances(model: MixtureAutoencoder, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
 from mixcoder.fitting.stream import Stream
-from mixcoder.sources import TensorSource
+from mixcoder.sources import Source
 
 
 def families() -> dict[str, type[Family[Any, Any]]]:
@@ -122,8 +122,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor, shape (n_samples, n_features)
-            Rows. Never changed, never copied.
+        X : array-like or Tensor, shape (n_samples, n_features), or Source
+            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files.
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
             Non-negative row weights; their scale has no effect.
@@ -217,7 +217,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             self.history_ = {"bound": list(stream.bounds)}
         return self
 
-    def _resumed_stream(self, source: TensorSource, fitted: MixtureAutoencoder) -> Stream:
+    def _resumed_stream(self, source: Source, fitted: MixtureAutoencoder) -> Stream:
         self._checked_range(source, fitted.family)
         return Stream.resumed(
             on_device(fitted, source.device),
@@ -228,7 +228,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             bounds=tuple(self.lower_bounds_),
         )
 
-    def _first_stream(self, source: TensorSource) -> Stream:
+    def _first_stream(self, source: Source) -> Stream:
         family, encoder = self._family(), self._encoder()
         limits = self._checked_range(source, family)
         self._require_rows(source.n_rows)
@@ -298,8 +298,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         return float(weights @ values / weights.sum())
 
     def _log_prob(self, X: Any) -> Tensor:
-        model, x = self._asked(X)
-        return model.log_prob(x)
+        model, source = self._asked_rows(X)
+        return model.log_prob(source)
 
     def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
         """Return random rows, shape (n_samples, n_features), and the component of each, shape (n_samples,)."""
@@ -335,11 +335,11 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         ----------
         Biernacki, Celeux & Govaert (2000).
         """
-        model, x = self._asked(X)
+        model, source = self._asked_rows(X)
         certainty = 0.0
-        for rows in x.split(1 << 14):
-            block = model.log_joint(rows).double()
-            certainty += float((block.amax(1) - torch.logsumexp(block, 1)).sum())
+        for block in source.blocks(1 << 14):
+            log_joint = model.log_joint(block.x).double()
+            certainty += float((log_joint.amax(1) - torch.logsumexp(log_joint, 1)).sum())
         return self.bic(X) - 2.0 * certainty
 
 

@@ -40,14 +40,18 @@ _SETTLING_TOLERANCE = 1e-3
 def kmeans_problem(source: Source, limits: Range) -> tuple[Problem, Scan]:
     """Return the problem whose bound is the negative sum of squares: round, of one size, equal weights."""
     problem, seen = prepare(source, GaussianTiedSpherical(), limits, fixed_weights=True)
-    return _with_memory(problem), seen
+    return _of_one_size(problem), seen
 
 
-def _with_memory(problem: Problem) -> Problem:
+def _of_one_size(problem: Problem) -> Problem:
+    # The size is one working unit whatever the units of the rows: it scales the bound, nothing else.
+    family = GaussianTiedSpherical(variance=1.0)
+    if not isinstance(problem.source, TensorSource):
+        # Rows in files are not remembered one by one: there may be more of them than memory holds.
+        return replace(problem, family=family, fixed_weights=True)
     return LloydProblem(
         source=problem.source,
-        # The size is one working unit whatever the units of the rows: it scales the bound, nothing else.
-        family=GaussianTiedSpherical(variance=1.0),
+        family=family,
         frame=problem.frame,
         magnitude=problem.magnitude,
         variances=problem.variances,
@@ -151,10 +155,9 @@ def lloyd(problem: Problem, centres: Tensor, *, max_iter: int, tol: float) -> Fi
 
 def kmeans_labels(problem: Problem, n_clusters: int, generator: torch.Generator) -> HardCode:
     """Return the clusters of all rows by k-means, as a start for another family."""
-    own = _with_memory(replace(problem, family=GaussianTiedSpherical(), pooled=None).with_pooled())
+    own = _of_one_size(replace(problem, family=GaussianTiedSpherical(), pooled=None).with_pooled())
     result = lloyd(own, searched_centres(own, n_clusters, generator), max_iter=100, tol=1e-4)
-    rows = problem.source.take(torch.arange(problem.source.n_rows))
-    return HardCode(result.model.assign(rows), n_clusters)
+    return HardCode(result.model.assign(problem.source), n_clusters)
 
 
 def _means(sample: Sample, labels: Tensor, k: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
@@ -64,6 +64,14 @@ class Source(ABC):
     @abstractmethod
     def map_rows(self, function: Callable[[Block], None], block_rows: int) -> None:
         """Call ``function`` on every block, for what it writes."""
+
+    @abstractmethod
+    def blocks(self, block_rows: int) -> Iterator[Block]:
+        """Yield the blocks in order, one at a time."""
+
+    def place(self, row: int) -> str:
+        """Return how a message says where a row is."""
+        return f"row {row}"
 
     @abstractmethod
     def take(self, index: Tensor) -> Tensor:

@@ -1,0 +1,136 @@
+"""Rows of one NPY file, by explicit reads: a file that shrinks is an error here, never a dead process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from mixcoder.errors import DataChangedError, DataError, DataTypeError
+
+Stamp = tuple[int, int]
+"""Size in bytes and time of the last change, by which a file that has changed is known."""
+
+
+def stamp_of(descriptor: int) -> Stamp:
+    """Return the stamp of an open file."""
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+def open_unchanged(path: Path, stamp: Stamp, *, buffering: int = -1) -> Any:
+    """Return a file opened for reading; raises a DataChangedError where it is not the one of the stamp."""
+    stream = path.open("rb", buffering=buffering)
+    now = stamp_of(stream.fileno())
+    if now != stamp:
+        stream.close()
+        raise DataChangedError(
+            f"{path} has changed since it was opened: it had {stamp[0]} bytes, it has {now[0]}. Leave files alone "
+            "while a fit reads them, and open them anew."
+        )
+    return stream
+
+
+@final
+@dataclass(frozen=True)
+class NpyPart:
+    """One NPY file.
+
+    Parameters
+    ----------
+    path : Path
+    n_rows, n_features : int
+    stored : numpy.dtype
+        Of the numbers in the file.
+    offset : int
+        Byte of the first number.
+    stamp : tuple of int
+    """
+
+    path: Path
+    n_rows: int
+    n_features: int
+    stored: np.dtype
+    offset: int
+    stamp: Stamp
+
+    names = None
+
+    @classmethod
+    def open(cls, path: Path) -> NpyPart:
+        """Return the file after a look at its header and its size; nothing else is read."""
+        with path.open("rb") as stream:
+            try:
+                version = np.lib.format.read_magic(stream)
+                read = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }[version]
+                shape, by_columns, stored = read(stream)
+            except (ValueError, KeyError, EOFError) as error:
+                raise DataError(f"{path} is no NPY file: {error}.") from error
+            offset, stamp = stream.tell(), stamp_of(stream.fileno())
+        if stored.kind not in "fiub" or stored.itemsize > 8:
+            raise DataTypeError(
+                f"{path} holds {stored}; expected real numbers. Convert it with astype(float)."
+            )
+        if len(shape) != 2 or 0 in shape[1:]:
+            raise DataError(f"{path} has shape {shape}; expected (n_rows, n_features).")
+        if by_columns and min(shape) > 1:
+            raise DataError(
+                f"{path} is stored column by column, so that its rows cannot be read one after another. "
+                "Save it again with numpy.save(path, numpy.ascontiguousarray(x))."
+            )
+        needed = offset + shape[0] * shape[1] * stored.itemsize
+        if stamp[0] < needed:
+            raise DataError(
+                f"{path} is cut off: {shape[0]} rows of {shape[1]} numbers need {needed} bytes, it has {stamp[0]}."
+            )
+        return cls(path, shape[0], shape[1], stored, offset, stamp)
+
+    def reader(self) -> NpyReader:
+        """Return what reads rows of the file."""
+        return NpyReader(self)
+
+    def place(self, row: int) -> str:
+        """Return where a row of the file is."""
+        return f"row {row} of {self.path}"
+
+
+@final
+class NpyReader:
+    """An open NPY file."""
+
+    def __init__(self, part: NpyPart) -> None:
+        self.part = part
+        self.stream = open_unchanged(part.path, part.stamp, buffering=0)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Return rows ``start`` to ``stop``."""
+        part = self.part
+        values = np.empty((stop - start, part.n_features), part.stored)
+        view = values.reshape(-1).view(np.uint8)
+        self.stream.seek(part.offset + start * part.n_features * part.stored.itemsize)
+        filled = 0
+        while filled < len(view):
+            got: int | None = self.stream.readinto(view[filled:])
+            if not got:
+                raise DataChangedError(
+                    f"{part.path} ended at {part.place(start)}: it became shorter while it was read."
+                )
+            filled += got
+        return values
+
+    def some(self, index: np.ndarray) -> np.ndarray:
+        """Return some rows, in the order of ``index``."""
+        values = np.empty((len(index), self.part.n_features), self.part.stored)
+        for i in np.argsort(index, kind="stable"):
+            values[i] = self.rows(int(index[i]), int(index[i]) + 1)[0]
+        return values
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
