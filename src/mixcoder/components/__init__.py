@@ -12,11 +12,13 @@ from mixcoder.components.gaussian_tied import GaussianTied
 from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonal
 from mixcoder.components.gaussian_tied_spherical import GaussianTiedSpherical
 from mixcoder.components.poisson import Poisson
+from mixcoder.components.ppca import PPCA
 from mixcoder.components.product import Product
 from mixcoder.components.student_t import StudentT
 from mixcoder.components.von_mises_fisher import VonMisesFisher
 
 __all__ = [
+    "PPCA",
     "Bernoulli",
     "Categorical",
     "ExponentialFamily",
