@@ -13,13 +13,13 @@ from torch import Tensor
 
 import mixcoder
 from mixcoder._typing import HardCode
-from mixcoder.components import PPCA
+from mixcoder.components import PPCA, FactorAnalyzer
 from mixcoder.components.ppca import PPCAParams
 from mixcoder.errors import DataError
 from mixcoder.ops import low_rank
 
 F64 = torch.float64
-FAMILIES = [PPCA]
+FAMILIES = [PPCA, FactorAnalyzer]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -4,6 +4,7 @@ from mixcoder.components.base import Family, Kernel, Params, PassSetting
 from mixcoder.components.bernoulli import Bernoulli
 from mixcoder.components.categorical import Categorical
 from mixcoder.components.exponential import ExponentialFamily
+from mixcoder.components.factor_analyzer import FactorAnalyzer
 from mixcoder.components.gaussian import Gaussian
 from mixcoder.components.gaussian_diagonal import GaussianDiagonal
 from mixcoder.components.gaussian_full import GaussianFull
@@ -22,6 +23,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "ExponentialFamily",
+    "FactorAnalyzer",
     "Family",
     "Gaussian",
     "GaussianDiagonal",
