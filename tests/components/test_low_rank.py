@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, FactorAnalysis
 from torch import Tensor
 
 import mixcoder
 from mixcoder._typing import HardCode
 from mixcoder.components import PPCA, FactorAnalyzer
+from mixcoder.components.factor_analyzer import FactorAnalyzerParams
 from mixcoder.components.ppca import PPCAParams
 from mixcoder.errors import DataError
 from mixcoder.ops import low_rank
@@ -204,6 +205,19 @@ def test_the_estimator_does_all_of_it(family, tmp_path):
     assert np.isfinite(model.score(X))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_latent_codes_reconstruct_rows_up_to_the_noise(family):
+    X = planes(900, 8, 2, 3, seed=23) * 50 + 1000
+    model = mixcoder.Mixture(family(2), 3, random_state=0).fit(X)
+    inner = model.model_
+    index, x = torch.from_numpy(model.predict(X)).long(), inner.frame.apply(torch.from_numpy(X))
+    z = inner.family.latent_means(inner.params, x)[torch.arange(len(x)), index]
+    rows = inner.frame.undo(inner.family.decode_latent(inner.params, index, z)).numpy()
+    # Six of eight directions are noise of variance 0.05; z is shrunk a little towards zero.
+    assert np.square(X - rows).mean() == pytest.approx(50**2 * 0.05 * 6 / 8, rel=0.1)
+    assert np.square(X - rows).mean() < 0.1 * np.square(X - model.decode(model.encode(X))).mean()
+
+
 # Bad input
 
 
@@ -246,3 +260,107 @@ def test_degenerate_rows_give_finite_models_above_the_floor(family, what):
     assert np.isfinite(model.score_samples(X)).all()
     assert float(model.model_.params.noise_variances.min()) > 0
     assert np.isfinite(model.sample(5)[0]).all()
+
+
+# The EM step of the factor analyser
+
+
+def factors(n_rows: int, seed: int) -> tuple[np.ndarray, FactorAnalyzerParams]:
+    """Rows of two factors in eight columns of unequal noise."""
+    noise = 0.1 + torch.rand(1, 8, generator=random(seed), dtype=F64)
+    params = FactorAnalyzerParams(torch.zeros(1, 8, dtype=F64), normal(1, 8, 2, seed=seed + 1), noise)
+    index = torch.zeros(n_rows, dtype=torch.int64)
+    return FactorAnalyzer(2).sample(params, index, random(seed + 2)).numpy(), params
+
+
+def test_one_component_is_factor_analysis():
+    X, truth = factors(2000, seed=16)
+    model = mixcoder.Mixture(FactorAnalyzer(2), 1, tol=1e-13, max_iter=5000).fit(X)
+    oracle = FactorAnalysis(2, tol=1e-12, max_iter=20_000, svd_method="lapack").fit(X)
+    np.testing.assert_allclose(model.score(X), oracle.score(X), rtol=1e-8)
+    params, scale = model.model_.params, model.model_.frame.scale
+    noise = (params.noise_variances[0] / scale.square()).numpy()
+    np.testing.assert_allclose(noise, oracle.noise_variance_, rtol=1e-3)
+    covariance = (dense_covariances(params)[0] / (scale[:, None] * scale)).numpy()
+    np.testing.assert_allclose(covariance, oracle.get_covariance(), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(noise, truth.noise_variances[0], rtol=0.25)
+
+
+def test_the_expanded_step_is_no_worse_than_the_plain_one():
+    # Ghahramani & Hinton's step keeps z at N(0, I); fitting its moments as well raises the bound by at least as much.
+    # That the likelihood follows in every step is no theorem, but so it is on these rows.
+    X, _ = factors(500, seed=17)
+    x, family = torch.from_numpy(X), FactorAnalyzer(2)
+    code = HardCode(torch.zeros(len(x), dtype=torch.int64), 1)
+    params = family.maximize(family.statistics(None, x, code))
+    values = []
+    for _ in range(30):
+        values.append(float(family.log_likelihood(params, x).mean()))
+        projections, latent = low_rank.posterior(params.loadings, params.noise_variances)
+        z = low_rank.latent_means(x, params.means, projections)[:, 0]
+        centred = x - x.mean(0)
+        second = z.T @ z / len(x) + torch.cholesky_inverse(latent)[0]
+        loadings = torch.linalg.solve(second, z.T @ centred / len(x)).T
+        noise = centred.square().mean(0) - (loadings * (centred.T @ z / len(x))).sum(1)
+        plain = FactorAnalyzerParams(params.means, loadings[None], noise[None])
+        params = family.maximize(family.statistics(params, x, code))
+        after = float(family.log_likelihood(params, x).mean())
+        assert after >= float(family.log_likelihood(plain, x).mean()) - 1e-12
+    assert np.all(np.diff(values) >= -1e-12)
+
+
+def test_the_variances_of_the_columns_are_those_of_the_rows():
+    X, _ = factors(400, seed=18)
+    model = mixcoder.Mixture(FactorAnalyzer(2), 1).fit(X)
+    variances = dense_covariances(model.model_.params)[0].diagonal() / model.model_.frame.scale.square()
+    np.testing.assert_allclose(variances, X.var(0), rtol=1e-9)
+
+
+def test_units_of_columns_change_a_mixture_of_factor_analysers_in_nothing():
+    X = planes(600, 6, 2, 2, seed=19)
+    units = np.array([1e-6, 1.0, 3e4, 7.0, 1e-2, 1e8])
+    shift = np.array([1e3, -5.0, 1e7, 0.0, 2.0, -1e9])
+    one = mixcoder.Mixture(FactorAnalyzer(2), 2, random_state=0, tol=1e-10, max_iter=500).fit(X)
+    two = mixcoder.Mixture(FactorAnalyzer(2), 2, random_state=0, tol=1e-10, max_iter=500).fit(
+        X * units + shift
+    )
+    moved = two.score_samples(X * units + shift) + np.log(units).sum()
+    np.testing.assert_allclose(moved, one.score_samples(X), rtol=0, atol=1e-4)
+
+
+def test_a_heywood_case_stops_at_the_named_floor():
+    # The first column is the factor itself, without noise.
+    X, _ = factors(300, seed=20)
+    z = normal(300, 1, seed=21).numpy()
+    X = np.hstack([z, 0.8 * z + 0.5 * X[:, :1], z - 0.3 * X[:, 1:2], -z + 0.4 * X[:, 2:3]])
+    model = mixcoder.Mixture(FactorAnalyzer(1, min_variance=1e-2), 1, tol=1e-12, max_iter=2000)
+    with pytest.warns(mixcoder.errors.DegenerateComponentWarning, match="variance floor"):
+        model.fit(X)
+    noise = (model.model_.params.noise_variances[0] / model.model_.frame.scale.square()).numpy()
+    np.testing.assert_allclose(noise[0], 1e-2 * X[:, 0].var(), rtol=1e-6)
+    assert np.all(noise[1:] > 2e-2 * X[:, 1:].var(0))
+    assert np.all(np.diff(model.lower_bounds_) >= -1e-9)
+
+
+def test_a_component_without_rows_keeps_loadings_that_can_grow():
+    x = torch.from_numpy(planes(100, 5, 2, 1, seed=22))
+    family = FactorAnalyzer(2)
+    params = family.maximize(family.statistics(None, x, HardCode(torch.zeros(100, dtype=torch.int64), 2)))
+    torch.testing.assert_close(dense_covariances(params)[1].diagonal(), x.var(0, correction=0))
+    assert bool((params.loadings[1].square().sum(0) > 0).all())
+    everything = HardCode(torch.ones(100, dtype=torch.int64), 2)
+    for _ in range(300):
+        params = family.maximize(family.statistics(params, x, everything))
+    start = family.maximize(family.statistics(None, x, everything))
+    reached = float(family.log_likelihood(params, x)[:, 1].mean())
+    assert reached >= float(family.log_likelihood(start, x)[:, 1].mean())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_features_in_single_precision_are_those_in_double(family):
+    X = planes(600, 170, 2, 2, seed=24)
+    single = mixcoder.Mixture(family(2), 2, random_state=0).fit(X.astype(np.float32))
+    double = mixcoder.Mixture(family(2), 2, random_state=0).fit(X)
+    np.testing.assert_allclose(
+        single.score_samples(X.astype(np.float32)), double.score_samples(X), rtol=0, atol=1e-3
+    )

@@ -73,7 +73,8 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
 
     .. math:: x|z,k \sim N(\mu_k + W_k z,\, \Psi_k), \quad z \sim N(0, I)
 
-    A row's code is (component, z). ``statistics`` takes the expectations of z and z z' at the current
+    A row's code is (component, z): ``latent_means`` and ``decode_latent``, of a fitted model in the coordinates of
+    its ``frame``. ``statistics`` takes the expectations of z and z z' at the current
     parameters, ``maximize`` raises the bound that follows: one EM step, after which the likelihood is never lower.
     The step also fits the mean and covariance of z and then absorbs them into mu and W, which makes fewer steps do
     (parameter expansion); with C the moments about the means under the code,
@@ -216,10 +217,8 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
         self, params: FactorAnalyzerParams, log_weights: Tensor, setting: PassSetting
     ) -> Kernel[FactorAnalyzerParams, FactorAnalyzerStatistics]:
         """Return the pass through latent means, in float64 where the tolerance asks for it."""
-        reach = setting.magnitude + params.means.abs()
-        before_cancelling = (reach.square() / params.noise_variances).sum(1)
-        error = float(before_cancelling.max()) * torch.finfo(setting.dtype).eps
-        wide = not error <= setting.tolerance
+        largest = low_rank.largest_terms(setting.magnitude, params.means, params.noise_variances)
+        wide = not largest * torch.finfo(setting.dtype).eps <= setting.tolerance
         return super().kernel(params, log_weights, replace(setting, dtype=torch.float64) if wide else setting)
 
     def _principal(self, covariances: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:

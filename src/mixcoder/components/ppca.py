@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self, final
 
 import torch
@@ -53,7 +53,8 @@ class PPCA(Gaussian[PPCAParams]):
 
     .. math:: x|z,k \sim N(\mu_k + W_k z,\, s_k^2 I), \quad z \sim N(0, I)
 
-    A row's code is (component, z). The M-step is in closed form and, at a fixed code, the global maximiser:
+    A row's code is (component, z): ``latent_means`` and ``decode_latent``, of a fitted model in the coordinates of
+    its ``frame``. The M-step is in closed form and, at a fixed code, the global maximiser:
     one eigendecomposition a component. Its sums are scatters, d(d+1)/2 numbers a component; up to 160
     features a pass multiplies them packed, above that one component at a time.
 
@@ -185,10 +186,14 @@ class PPCA(Gaussian[PPCAParams]):
     def kernel(
         self, params: PPCAParams, log_weights: Tensor, setting: PassSetting
     ) -> Kernel[PPCAParams, Moments]:
-        """Return the packed products for few features, latent means for many."""
+        """Return the packed products for few features, latent means for many; float64 where it must be."""
         if params.means.shape[1] <= MAX_PACKED:
             return super().kernel(params, log_weights, setting)
-        return Family.kernel(self, params, log_weights, setting)
+        largest = low_rank.largest_terms(setting.magnitude, params.means, params.noise_variances[:, None])
+        wide = not largest * torch.finfo(setting.dtype).eps <= setting.tolerance
+        return Family.kernel(
+            self, params, log_weights, replace(setting, dtype=torch.float64) if wide else setting
+        )
 
     @classmethod
     def examples(cls) -> Sequence[tuple[Self, PPCAParams]]:

@@ -76,6 +76,12 @@ def log_density(x: Tensor, means: Tensor, loadings: Tensor, noise_variances: Ten
     return out.mul_(-0.5).add_(constants.to(x.dtype))
 
 
+def largest_terms(magnitude: Tensor, means: Tensor, noise_variances: Tensor) -> float:
+    """Return how large the terms of a square norm are before they cancel, for a row of typical size."""
+    reach = magnitude + means.abs()  # (k, d)
+    return float((reach.square() / noise_variances).sum(1).max())
+
+
 def precision_matrices(loadings: Tensor, noise_variances: Tensor) -> Tensor:
     r"""Return :math:`\Psi^{-1} - \Psi^{-1} W M^{-1} W' \Psi^{-1}`, shape (k, d, d)."""
     projections, _ = posterior(loadings, noise_variances)
