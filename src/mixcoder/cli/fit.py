@@ -28,7 +28,7 @@ COVARIANCES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical
     "--model",
     default="gaussian",
     show_default=True,
-    help="gaussian, kmeans, or any family of mixcoder.Mixture that needs no parameter of its own: bernoulli, poisson, categorical, ...",
+    help="gaussian, kmeans, or any family of mixcoder.Mixture: bernoulli, poisson, categorical, ...",
 )
 @click.option("--covariance", type=click.Choice(COVARIANCES), help="Of --model gaussian (default: full).")
 @click.option(
