@@ -226,7 +226,7 @@ def test_the_rank_is_checked_against_the_columns(family):
     X = planes(50, 3, 1, 1, seed=14)
     for q in (3, 7):
         with pytest.raises(
-            DataError, match=rf"n_latent={q}\) needs more features .* have 3: take n_latent <= 2"
+            DataError, match=rf"n_latent={q}\) needs more features .* have 3 feature\(s\): take n_latent <= 2"
         ):
             mixcoder.Mixture(family(q), 1).fit(X)
     with pytest.raises(DataError, match=r"one feature has no room for a latent axis"):

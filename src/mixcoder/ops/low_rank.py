@@ -150,8 +150,8 @@ def require_rank(family: str, n_latent: int, n_features: int) -> None:
             else "one feature has no room for a latent axis; take GaussianSpherical"
         )
         raise ValueError(
-            f"{family}(n_latent={n_latent}) needs more features than latent axes, the rows have {n_features}: "
-            f"{remedy}."
+            f"{family}(n_latent={n_latent}) needs more features than latent axes, the rows have {n_features} "
+            f"feature(s): {remedy}."
         )
 
 
