@@ -234,6 +234,7 @@ def test_the_rank_is_checked_against_the_columns(family):
     for wrong in (0, -1, 1.5, True, "2"):
         with pytest.raises(ValueError, match="n_latent must be a whole number of at least 1"):
             family(wrong)
+    assert family(np.int64(2)) == family(2)
     with pytest.raises(ValueError, match="min_variance must be positive"):
         family(1, min_variance=0.0)
     x = torch.from_numpy(X)

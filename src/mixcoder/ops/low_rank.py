@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -157,5 +159,5 @@ def require_rank(family: str, n_latent: int, n_features: int) -> None:
 
 def require_whole(n_latent: object) -> None:
     """Raise a ValueError unless the number of latent axes is a whole number of at least one."""
-    if isinstance(n_latent, bool) or not isinstance(n_latent, int) or n_latent < 1:
+    if isinstance(n_latent, bool) or not isinstance(n_latent, Integral) or int(n_latent) < 1:
         raise ValueError(f"n_latent must be a whole number of at least 1, got {n_latent!r}.")
