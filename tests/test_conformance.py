@@ -89,7 +89,7 @@ def test_concrete_classes_are_final_and_live_in_the_file_of_their_name(package, 
     for found in discover(package, base):
         assert getattr(found, "__final__", False), f"{found.__name__} is not marked @final"
         file_name = found.__module__.split(".")[-1]
-        snake = re.sub(r"(?<!^)(?=[A-Z])", "_", found.__name__).lower()
+        snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", found.__name__).lower()
         assert file_name == snake or base is Source
 
 

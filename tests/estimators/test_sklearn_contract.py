@@ -6,7 +6,7 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from mixcoder import GaussianMixture, KMeans, Mixture
-from mixcoder.components import GaussianTiedSpherical, StudentT
+from mixcoder.components import PPCA, FactorAnalyzer, GaussianTiedSpherical, StudentT
 from mixcoder.encoders import Argmax, Tempered
 
 # The checks fit a dozen rows of thirty columns: that such fits are warned of is tested in test_bad_input.py.
@@ -43,6 +43,8 @@ MIXTURES = [
     # A floor of 1e-9 of the variance on twelve rows of thirty columns leaves seven digits; the check asks for more.
     Mixture(StudentT(min_variance=1e-4), 2),
     Mixture(StudentT(5.0, min_variance=1e-4), 2, temperature=0.0),
+    Mixture(PPCA(1), 2),
+    Mixture(FactorAnalyzer(1), 2),
 ]
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from mixcoder.components import (
+    PPCA,
+    FactorAnalyzer,
     GaussianDiagonal,
     GaussianFull,
     GaussianSpherical,
@@ -165,7 +167,9 @@ def test_the_sample_of_a_small_table_is_the_table(clouds, problem_of):
 
 
 @pytest.mark.parametrize(
-    "family", [GaussianFull(), StudentT(), GaussianTied()], ids=lambda f: type(f).__name__
+    "family",
+    [GaussianFull(), StudentT(), GaussianTied(), PPCA(1), FactorAnalyzer(1)],
+    ids=lambda f: type(f).__name__,
 )
 def test_weights_are_repetitions_from_start_to_end(family, clouds, problem_of):
     x = clouds()
@@ -206,6 +210,8 @@ def wide(n: int, d: int, k: int, seed: int) -> Tensor:
         (GaussianDiagonal(), 8, 16),
         (GaussianTied(), 6, 5),
         (StudentT(), 2, 3),
+        (PPCA(2), 5, 3),
+        (FactorAnalyzer(2), 6, 3),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixcoder._typing import HardCode
-from mixcoder.components import GaussianDiagonal, GaussianFull, GaussianTied, StudentT
+from mixcoder.components import PPCA, FactorAnalyzer, GaussianDiagonal, GaussianFull, GaussianTied, StudentT
 from mixcoder.encoders import Argmax, Posterior, Tempered
 from mixcoder.errors import FitError
 from mixcoder.fitting.fit import start_from_code
@@ -30,7 +30,9 @@ def shuffled(x, seed=0):
 
 
 @pytest.mark.parametrize(
-    "family", [GaussianFull(), GaussianTied(), StudentT()], ids=lambda f: type(f).__name__
+    "family",
+    [GaussianFull(), GaussianTied(), StudentT(), PPCA(1), FactorAnalyzer(1)],
+    ids=lambda f: type(f).__name__,
 )
 @pytest.mark.parametrize("exponent", [None, 0.6])
 def test_the_first_step_is_a_step_of_em(family, exponent, clouds, problem_of):

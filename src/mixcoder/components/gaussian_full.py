@@ -9,7 +9,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
-from mixcoder._typing import Code, HardCode
+from mixcoder._typing import Code
 from mixcoder.components.base import Kernel, PassSetting
 from mixcoder.components.exponential import write_rows
 from mixcoder.components.gaussian import Gaussian, GaussianParams, standard_normal, three_means
@@ -18,7 +18,6 @@ from mixcoder.ops.gaussian import (
     LOG_2PI,
     floor_covariances,
     log_det_whitener,
-    pack,
     quadratic_form,
     safe_means,
     stands_on_floor,
@@ -29,10 +28,8 @@ from mixcoder.ops.gaussian import (
     whitening_factors,
     write_products,
 )
+from mixcoder.ops.moments import MAX_PACKED, class_scatters, packed_features
 from mixcoder.statistics import Moments
-
-# Above this many features the d(d+1)/2 products of a row outgrow a cache, and whitening is as cheap.
-_MAX_PACKED = 160
 
 
 @dataclass(frozen=True)
@@ -94,13 +91,13 @@ class GaussianFull(Gaussian[GaussianFullParams]):
         self, params: GaussianFullParams | None, x: Tensor, code: Code, weights: Tensor | None = None
     ) -> Moments:
         """Return counts, sums and packed scatters; never the products of many features row by row."""
-        if x.shape[1] <= _MAX_PACKED:
+        if x.shape[1] <= MAX_PACKED:
             return super().statistics(params, x, code, weights)
-        return _scatters(x, code, weights)
+        return Moments(*class_scatters(x, code, weights))
 
     def maximize(self, statistics: Moments) -> GaussianFullParams:
         """Return means and floored covariances."""
-        counts, d = statistics.counts, _n_features(statistics.sums.shape[1])
+        counts, d = statistics.counts, packed_features(statistics.sums.shape[1])
         first, second = statistics.sums[:, :d], unpack(statistics.sums[:, d:], d)
         means = safe_means(counts, first)
         variances = total_variances(counts, first, second.diagonal(dim1=1, dim2=2).sum(0))
@@ -136,7 +133,7 @@ class GaussianFull(Gaussian[GaussianFullParams]):
         self, params: GaussianFullParams, log_weights: Tensor, setting: PassSetting
     ) -> Kernel[GaussianFullParams, Moments]:
         """Return the packed products for few features, whitening for many."""
-        if params.means.shape[1] <= _MAX_PACKED:
+        if params.means.shape[1] <= MAX_PACKED:
             return super().kernel(params, log_weights, setting)
         dtype = setting.dtype
         return GaussianFullKernel(
@@ -164,26 +161,8 @@ class GaussianFullKernel(Kernel[GaussianFullParams, Moments]):
 
     def statistics(self, rows: Tensor, code: Code, weights: Tensor | None) -> Moments:
         """Return counts, sums and packed scatters of the block."""
-        return _scatters(rows, code, weights)
-
-
-def _scatters(x: Tensor, code: Code, weights: Tensor | None) -> Moments:
-    """Return the sums one component at a time: work memory is one copy of the block and one scatter."""
-    dense = code.dense(x.dtype) if isinstance(code, HardCode) else code
-    if weights is not None:
-        dense = dense * weights.to(dense.dtype)[:, None]
-    n_components, d = dense.shape[1], x.shape[1]
-    sums = x.new_empty(n_components, d + d * (d + 1) // 2, dtype=torch.float64)
-    sums[:, :d] = dense.T @ x
-    for k in range(n_components):
-        sums[k, d:] = pack((x * dense[:, k : k + 1]).T @ x)
-    return Moments(dense.sum(0, dtype=torch.float64), sums)
+        return Moments(*class_scatters(rows, code, weights))
 
 
 def _log_constant(params: GaussianFullParams) -> Tensor:
     return log_det_whitener(params.whiteners) - 0.5 * params.means.shape[1] * LOG_2PI
-
-
-def _n_features(packed_width: int) -> int:
-    """Return d from d + d(d+1)/2."""
-    return round(((9 + 8 * packed_width) ** 0.5 - 3) / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from numbers import Integral, Real
@@ -38,7 +39,7 @@ def families() -> dict[str, type[Family[Any, Any]]]:
     for name in components.__all__:
         entry = getattr(components, name)
         if isinstance(entry, type) and issubclass(entry, Family) and not entry.__abstractmethods__:
-            snake = "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+            snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()  # PPCA is one word
             found[snake] = entry
     return found
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
+from mixcoder.ops.gaussian import pack
 from mixcoder.ops.products import product
 
 
@@ -40,3 +42,28 @@ def class_counts(code: Code, dtype_like: Tensor, weights: Tensor | None = None) 
     """Return the weighted number of rows per component, shape (k,)."""
     ones = dtype_like.new_ones(len(code), 1)
     return class_sums(code, ones, weights)[:, 0]
+
+
+MAX_PACKED = 160
+"""Above this many features the d(d+1)/2 products of a row outgrow a cache, and whitening is as cheap."""
+
+
+def class_scatters(x: Tensor, code: Code, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return counts, shape (k,), and sums of rows and packed products, shape (k, d + d(d+1)/2), in float64.
+
+    One component at a time: work memory is one copy of the block and one scatter.
+    """
+    dense = code.dense(x.dtype) if isinstance(code, HardCode) else code
+    if weights is not None:
+        dense = dense * weights.to(dense.dtype)[:, None]
+    n_components, d = dense.shape[1], x.shape[1]
+    sums = x.new_empty(n_components, d + d * (d + 1) // 2, dtype=torch.float64)
+    sums[:, :d] = dense.T @ x
+    for k in range(n_components):
+        sums[k, d:] = pack((x * dense[:, k : k + 1]).T @ x)
+    return dense.sum(0, dtype=torch.float64), sums
+
+
+def packed_features(packed_width: int) -> int:
+    """Return d from d + d(d+1)/2."""
+    return round(((9 + 8 * packed_width) ** 0.5 - 3) / 2)

@@ -1,0 +1,211 @@
+"""Probabilistic principal component analysis: flat clouds in round noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self, final
+
+import torch
+from torch import Tensor
+
+from mixcoder._typing import Code
+from mixcoder.components.base import Family, Kernel, PassSetting
+from mixcoder.components.exponential import write_rows
+from mixcoder.components.gaussian import Gaussian, GaussianParams
+from mixcoder.errors import DataError
+from mixcoder.ops import low_rank
+from mixcoder.ops.gaussian import (
+    EMPTY,
+    LOG_2PI,
+    quadratic_form,
+    safe_means,
+    total_variances,
+    unpack,
+    variance_floor,
+    write_products,
+)
+from mixcoder.ops.moments import MAX_PACKED, class_scatters, packed_features
+from mixcoder.statistics import Moments
+
+
+@dataclass(frozen=True)
+class PPCAParams(GaussianParams):
+    """Parameters of :class:`PPCA`.
+
+    Parameters
+    ----------
+    means : Tensor, shape (k, d)
+    loadings : Tensor, shape (k, d, q)
+        W, orthogonal columns by falling length.
+    noise_variances : Tensor, shape (k,)
+        s^2.
+    """
+
+    loadings: Tensor
+    noise_variances: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class PPCA(Gaussian[PPCAParams]):
+    r"""Gaussian components with covariance W_k W_k' + s_k^2 I: planes with round noise around them.
+
+    .. math:: x|z,k \sim N(\mu_k + W_k z,\, s_k^2 I), \quad z \sim N(0, I)
+
+    A row's code is (component, z): ``latent_means`` and ``decode_latent``, of a fitted model in the coordinates of
+    its ``frame``. The M-step is in closed form and, at a fixed code, the global maximiser:
+    one eigendecomposition a component. Its sums are scatters, d(d+1)/2 numbers a component; up to 160
+    features a pass multiplies them packed, above that one component at a time.
+
+    Parameters
+    ----------
+    min_variance : float
+        Smallest s_k^2, as a fraction of the variance of the data averaged over the features.
+    added_variance : float
+        Added to s_k^2, in squared units of the rows; a sequence is averaged. See
+        :class:`~mixcoder.components.Gaussian`.
+    n_latent : int
+        q, the dimension of the planes; at least one and less than the number of features.
+
+    Examples
+    --------
+    >>> family, params = PPCA.examples()[0]
+    >>> z = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    >>> index = torch.tensor([1])
+    >>> row = family.decode_latent(params, index, z)
+    >>> family.latent_means(params, row)[0, 1].round(decimals=1) + 0.0
+    tensor([1., 0.], dtype=torch.float64)
+
+    References
+    ----------
+    Tipping & Bishop (1999), "Mixtures of probabilistic principal component analysers", equations 6-8.
+    """
+
+    n_latent: int = field(kw_only=True)  # no default: the fields of the base have some
+
+    common_scale: ClassVar[bool] = True
+    writes_columns: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        n_latent: int,
+        min_variance: float = 1e-6,
+        added_variance: float | tuple[float, ...] = 0.0,
+    ) -> None:
+        object.__setattr__(self, "n_latent", n_latent)
+        object.__setattr__(self, "min_variance", min_variance)
+        object.__setattr__(self, "added_variance", added_variance)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        low_rank.require_whole(self.n_latent)
+        if not self.min_variance > 0:
+            raise ValueError(f"min_variance must be positive, got {self.min_variance!r}.")
+        super().__post_init__()
+
+    def in_domain(self, lowest: Tensor, highest: Tensor) -> Self:
+        """Return the family itself, once there are more features than latent axes."""
+        del highest
+        try:
+            low_rank.require_rank("PPCA", self.n_latent, len(lowest))
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        return self
+
+    def width(self, n_features: int) -> int:
+        """Return 1 + d + d(d+1)/2."""
+        return 1 + n_features + n_features * (n_features + 1) // 2
+
+    def write_features(self, x: Tensor, out: Tensor) -> None:
+        """Write x and the products x_i x_j, i <= j."""
+        write_rows(x, out[:, : x.shape[1]])
+        write_products(x, out[:, x.shape[1] :])
+
+    def natural(self, params: PPCAParams) -> Tensor:
+        """Return the bias, P_k mu_k, and the packed -P_k/2."""
+        noise = params.noise_variances[:, None]
+        precisions = low_rank.precision_matrices(params.loadings, noise)
+        linear = (precisions @ params.means[:, :, None])[:, :, 0]
+        d = params.means.shape[1]
+        _, factors = low_rank.posterior(params.loadings, noise)
+        constants = -0.5 * (low_rank.log_det(noise, factors, d) + d * LOG_2PI)
+        bias = constants - 0.5 * (linear * params.means).sum(1)
+        return torch.cat([bias[:, None], linear, quadratic_form(precisions)], 1)
+
+    def log_likelihood(self, params: PPCAParams, x: Tensor) -> Tensor:
+        """Return the log-density through the latent means, shape (n, k)."""
+        return low_rank.log_density(x, params.means, params.loadings, params.noise_variances[:, None])
+
+    def statistics(
+        self, params: PPCAParams | None, x: Tensor, code: Code, weights: Tensor | None = None
+    ) -> Moments:
+        """Return counts, sums and packed scatters; never the products of many features row by row."""
+        if x.shape[1] <= MAX_PACKED:
+            return super().statistics(params, x, code, weights)
+        return Moments(*class_scatters(x, code, weights))
+
+    def maximize(self, statistics: Moments) -> PPCAParams:
+        """Return means, principal axes, and the floored mean of the variances that they leave out."""
+        counts, d = statistics.counts, packed_features(statistics.sums.shape[1])
+        low_rank.require_rank("PPCA", self.n_latent, d)
+        first, second = statistics.sums[:, :d], unpack(statistics.sums[:, d:], d)
+        means = safe_means(counts, first)
+        overall = total_variances(counts, first, second.diagonal(dim1=1, dim2=2).sum(0)).mean()
+        covariances = second / counts.clamp_min(EMPTY)[:, None, None] - means[:, :, None] * means[:, None, :]
+        # A component without rows is a ball of the variance of all: it favours no direction.
+        ball = overall * torch.eye(d, dtype=means.dtype, device=means.device)
+        covariances = torch.where((counts <= EMPTY)[:, None, None], ball, covariances)
+        covariances.diagonal(dim1=1, dim2=2).add_(self.added(means).mean())
+        floor = variance_floor(overall[None], self.min_variance)
+        return PPCAParams(means, *low_rank.principal_axes(covariances, self.n_latent, floor))
+
+    def sample(self, params: PPCAParams, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return mu_k + W_k z + s_k e, z and e standard normal."""
+        noise = params.noise_variances[:, None]
+        return low_rank.draw(params.means, params.loadings, noise, index, generator)
+
+    def latent_means(self, params: PPCAParams, x: Tensor) -> Tensor:
+        """Return E[z | x_n, k], shape (n, k, q)."""
+        projections, _ = low_rank.posterior(params.loadings, params.noise_variances[:, None])
+        return low_rank.latent_means(x, params.means, projections)
+
+    def decode_latent(self, params: PPCAParams, index: Tensor, z: Tensor) -> Tensor:
+        """Return the row of each code (k, z), mu_k + W_k z_n, shape (n, d)."""
+        return low_rank.decode_latent(params.means, params.loadings, index, z)
+
+    def n_parameters(self, params: PPCAParams) -> int:
+        """Return k (d + dq - q(q-1)/2 + 1): a rotation of z changes nothing."""
+        k, d, q = params.loadings.shape
+        return k * (d + d * q - q * (q - 1) // 2 + 1)
+
+    def collapsed(self, params: PPCAParams, variances: Tensor) -> Tensor:
+        """Return which noise variances stand on the floor."""
+        return params.noise_variances <= variance_floor(variances.mean()[None], self.min_variance) * 1.01
+
+    def kernel(
+        self, params: PPCAParams, log_weights: Tensor, setting: PassSetting
+    ) -> Kernel[PPCAParams, Moments]:
+        """Return the packed products for few features, latent means for many; float64 where it must be."""
+        if params.means.shape[1] <= MAX_PACKED:
+            return super().kernel(params, log_weights, setting)
+        largest = low_rank.largest_terms(setting.magnitude, params.means, params.noise_variances[:, None])
+        wide = not largest * torch.finfo(setting.dtype).eps <= setting.tolerance
+        return Family.kernel(
+            self, params, log_weights, replace(setting, dtype=torch.float64) if wide else setting
+        )
+
+    @classmethod
+    def examples(cls) -> Sequence[tuple[Self, PPCAParams]]:
+        """Return two planes in four dimensions, and two lines in three."""
+        means = torch.tensor([[0.0, 0.0, 0.0, 0.0], [4.0, 1.0, -2.0, 3.0]], dtype=torch.float64)
+        planes = torch.tensor(
+            [
+                [[1.2, 0.0], [0.4, 0.7], [-0.5, 0.5], [0.2, -0.3]],
+                [[0.3, 0.8], [-0.9, 0.2], [0.6, 0.3], [0.8, -0.2]],
+            ],
+            dtype=torch.float64,
+        )
+        lines = torch.tensor([[[1.3], [0.5], [-0.4]], [[-0.3], [0.9], [0.8]]], dtype=torch.float64)
+        noise = torch.tensor([0.2, 0.3], dtype=torch.float64)
+        return [(cls(2), PPCAParams(means, planes, noise)), (cls(1), PPCAParams(means[:, :3], lines, noise))]
