@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor
 
 from mixcoder._typing import Code
-from mixcoder.components.base import Family, Kernel, PassSetting
+from mixcoder.components.base import Kernel, PassSetting, n_components_of
 from mixcoder.components.exponential import write_rows
 from mixcoder.components.gaussian import Gaussian, GaussianParams
+from mixcoder.components.latent_kernel import LatentKernel, LatentMoments, latent_moments, regressed
 from mixcoder.errors import DataError
 from mixcoder.ops import low_rank
 from mixcoder.ops.gaussian import (
@@ -25,7 +27,8 @@ from mixcoder.ops.gaussian import (
     variance_floor,
     write_products,
 )
-from mixcoder.ops.moments import MAX_PACKED, class_scatters, packed_features
+from mixcoder.ops.moments import MAX_PACKED, packed_features
+from mixcoder.ops.workspace import Workspace
 from mixcoder.statistics import Moments
 
 
@@ -55,8 +58,9 @@ class PPCA(Gaussian[PPCAParams]):
 
     A row's code is (component, z): ``latent_means`` and ``decode_latent``, of a fitted model in the coordinates of
     its ``frame``. The M-step is in closed form and, at a fixed code, the global maximiser:
-    one eigendecomposition a component. Its sums are scatters, d(d+1)/2 numbers a component; up to 160
-    features a pass multiplies them packed, above that one component at a time.
+    one eigendecomposition a component. Its sums are scatters, d(d+1)/2 numbers a component. Above 160 features
+    no d x d matrix is formed: the sums are those of the latent axes, d q numbers a component, and ``maximize`` is one
+    parameter-expanded EM step, after which the likelihood is never lower.
 
     Parameters
     ----------
@@ -86,6 +90,7 @@ class PPCA(Gaussian[PPCAParams]):
 
     common_scale: ClassVar[bool] = True
     writes_columns: ClassVar[bool] = True
+    max_packed: ClassVar[int] = MAX_PACKED
 
     def __init__(
         self,
@@ -114,7 +119,9 @@ class PPCA(Gaussian[PPCAParams]):
         return self
 
     def width(self, n_features: int) -> int:
-        """Return 1 + d + d(d+1)/2."""
+        """Return 1 + d + d(d+1)/2, or (1 + q)(1 + d) for many features."""
+        if n_features > self.max_packed:
+            return (1 + self.n_latent) * (1 + n_features)
         return 1 + n_features + n_features * (n_features + 1) // 2
 
     def write_features(self, x: Tensor, out: Tensor) -> None:
@@ -137,16 +144,30 @@ class PPCA(Gaussian[PPCAParams]):
         """Return the log-density through the latent means, shape (n, k)."""
         return low_rank.log_density(x, params.means, params.loadings, params.noise_variances[:, None])
 
-    def statistics(
+    def statistics(  # type: ignore[override]
         self, params: PPCAParams | None, x: Tensor, code: Code, weights: Tensor | None = None
-    ) -> Moments:
-        """Return counts, sums and packed scatters; never the products of many features row by row."""
-        if x.shape[1] <= MAX_PACKED:
+    ) -> Moments | LatentMoments:
+        """Return counts, sums and packed scatters; for many features the sums of the latent axes."""
+        if x.shape[1] <= self.max_packed:
             return super().statistics(params, x, code, weights)
-        return Moments(*class_scatters(x, code, weights))
+        low_rank.require_rank("PPCA", self.n_latent, x.shape[1])
+        if params is not None:
+            equal = x.new_zeros(params.n_components, dtype=torch.float64)
+            setting = PassSetting(x.dtype, Workspace(), x.new_zeros(x.shape[1]), math.inf)
+            code = code.clone() if isinstance(code, Tensor) else code
+            return LatentKernel.of(self, params, equal, setting, x.dtype).statistics(x, code, weights)
+        # No axes yet: the same random ones for every component.
+        generator = torch.Generator().manual_seed(0)
+        axes = torch.randn(x.shape[1], self.n_latent, generator=generator, dtype=torch.float64).to(x)
+        latent = (x @ axes).repeat(1, n_components_of(code))
+        if isinstance(code, Tensor) and weights is not None:
+            code = code * weights.to(code.dtype)[:, None]
+        return latent_moments(x, latent, x.square().sum(1), code, weights, unit=False)
 
-    def maximize(self, statistics: Moments) -> PPCAParams:
+    def maximize(self, statistics: Moments | LatentMoments) -> PPCAParams:  # type: ignore[override]
         """Return means, principal axes, and the floored mean of the variances that they leave out."""
+        if isinstance(statistics, LatentMoments):
+            return self._step(statistics)
         counts, d = statistics.counts, packed_features(statistics.sums.shape[1])
         low_rank.require_rank("PPCA", self.n_latent, d)
         first, second = statistics.sums[:, :d], unpack(statistics.sums[:, d:], d)
@@ -159,6 +180,26 @@ class PPCA(Gaussian[PPCAParams]):
         covariances.diagonal(dim1=1, dim2=2).add_(self.added(means).mean())
         floor = variance_floor(overall[None], self.min_variance)
         return PPCAParams(means, *low_rank.principal_axes(covariances, self.n_latent, floor))
+
+    def _step(self, statistics: LatentMoments) -> PPCAParams:
+        """Return the parameters after one EM step from the sums of the latent axes."""
+        counts, d = statistics.counts, statistics.sums.shape[1]
+        means, loadings, noise, found = regressed(statistics)
+        weight = counts.sum().clamp_min(EMPTY)
+        centre = statistics.sums.sum(0) / weight
+        overall = (statistics.squares.sum() / weight - centre.square().sum()).clamp_min(0) / d
+        floor = variance_floor(overall[None], self.min_variance)
+        noise = torch.maximum(noise + self.added(means).mean(), floor)
+        if not bool(found.all()):
+            # A component without rows: half of the variance is noise, half belongs to the axes in turn. With no
+            # loadings at all, no EM step would ever find any.
+            half = 0.5 * torch.maximum(overall, floor[0])
+            axes = means.new_zeros(d, self.n_latent)
+            features = torch.arange(d, device=means.device)
+            axes[features, features % self.n_latent] = half.sqrt()
+            loadings = torch.where(found[:, None, None], loadings, axes)
+            noise = torch.where(found, noise, half)
+        return PPCAParams(means, loadings, noise)
 
     def sample(self, params: PPCAParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + W_k z + s_k e, z and e standard normal."""
@@ -186,14 +227,13 @@ class PPCA(Gaussian[PPCAParams]):
     def kernel(
         self, params: PPCAParams, log_weights: Tensor, setting: PassSetting
     ) -> Kernel[PPCAParams, Moments]:
-        """Return the packed products for few features, latent means for many; float64 where it must be."""
-        if params.means.shape[1] <= MAX_PACKED:
+        """Return the packed products for few features, latent axes for many; float64 where it must be."""
+        if params.means.shape[1] <= self.max_packed:
             return super().kernel(params, log_weights, setting)
         largest = low_rank.largest_terms(setting.magnitude, params.means, params.noise_variances[:, None])
         wide = not largest * torch.finfo(setting.dtype).eps <= setting.tolerance
-        return Family.kernel(
-            self, params, log_weights, replace(setting, dtype=torch.float64) if wide else setting
-        )
+        dtype = torch.float64 if wide else setting.dtype
+        return LatentKernel.of(self, params, log_weights, setting, dtype)  # type: ignore[return-value]
 
     @classmethod
     def examples(cls) -> Sequence[tuple[Self, PPCAParams]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,14 @@ class Workspace:
             buffers[key] = buffer
         flat = buffer[:size]
         return flat.view(columns, rows).T if column_major else flat.view(rows, columns)
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep what one step of a block has computed for the next step of the same block, on the same thread."""
+        self._local.__dict__[f"kept {name}"] = value
+
+    def kept(self, name: str) -> Any:
+        """Return what was kept last on this thread, or ``None``."""
+        return self._local.__dict__.get(f"kept {name}")
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
         return Workspace, ()
