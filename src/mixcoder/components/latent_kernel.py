@@ -108,20 +108,32 @@ class LatentKernel(Kernel["PPCAParams", LatentMoments]):
             setting.workspace,
             directions.to(dtype),
             shifts.to(dtype),
-            0.5 / params.noise_variances.to(dtype),
-            constants.to(dtype),
+            0.5 / params.noise_variances,
+            constants,
         )
+
+    @staticmethod
+    def rounding(params: PPCAParams, magnitude: Tensor, dtype: torch.dtype) -> float:
+        """Return the error in nats to expect of the arithmetic in a dtype, on a row of typical size.
+
+        Roundings of either sign add up like their root mean square (Higham & Mary 2019): those of the products to a
+        quarter of a unit of the square norm that the axes take away from (measured on images).
+        """
+        norms = (magnitude.square() + params.means.square()).sum(1) / params.noise_variances
+        return 0.25 * 0.5 * torch.finfo(dtype).eps * float(norms.amax())
 
     def log_joint(self, rows: Tensor) -> Tensor:
         """Return log pi_k + log p(x_n | k), shape (n, k)."""
-        k = len(self.halves)
+        n, k = len(rows), len(self.halves)
         scores, latent, norms = self._project(rows)
-        squares = self.workspace.take(
-            "latent squares", latent.shape[0], latent.shape[1], self.dtype, rows.device
-        )
+        squares = self.workspace.take("latent squares", n, latent.shape[1], self.dtype, rows.device)
         torch.mul(latent, latent, out=squares)
-        out = squares.view(len(rows), k, -1).sum(2).mul_(0.5).add_(scores).add_(self.constants)
-        return torch.addcmul(out, norms[:, None], self.halves[None], value=-1.0, out=out)
+        out = self.workspace.take("latent scores", n, k, self.dtype, rows.device)
+        torch.sum(squares.view(n, k, -1), 2, out=out)
+        # Three large numbers whose difference is small: they meet in float64.
+        exact = out.double().mul_(0.5).add_(scores).add_(self.constants)
+        torch.addcmul(exact, norms[:, None], self.halves[None], value=-1.0, out=exact)
+        return exact if self.dtype == torch.float64 else out.copy_(exact)
 
     def statistics(self, rows: Tensor, code: Code, weights: Tensor | None) -> LatentMoments:
         """Return the sums of the block."""
@@ -142,7 +154,7 @@ class LatentKernel(Kernel["PPCAParams", LatentMoments]):
         out = self.workspace.take("latent", len(rows), len(self.directions), self.dtype, rows.device)
         both = product(rows, self.directions.T, out)
         latent = both[:, k:].sub_(self.shifts)
-        found = both[:, :k], latent, torch.linalg.vector_norm(rows, dim=1).square_()
+        found = both[:, :k], latent, torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square_()
         self.workspace.keep("latent", (self, rows, found))
         return found
 
@@ -158,7 +170,7 @@ def latent_moments(
     latent : Tensor, shape (n, k q)
         t.
     norms : Tensor, shape (n,)
-        |x|^2.
+        |x|^2, float64.
     code : SoftCode, shape (n, k), weights already in it, or HardCode
     weights : Tensor, shape (n,), optional
         Of the rows of a hard code.
@@ -189,7 +201,7 @@ def latent_moments(
         weighted = t * code[:, :, None]
         cross = product(weighted.view(n, k * q).T, rows, rows.new_empty(k * q, d)).view(k, q, d).double()
         sums = product(code.T, rows, rows.new_empty(k, d)).double()
-        squares = (code.T @ norms).double()
+        squares = code.T.double() @ norms
         latent_sums = weighted.sum(0).double()
         products = torch.bmm(weighted.permute(1, 2, 0), t.transpose(0, 1)).double()
     else:
@@ -204,7 +216,7 @@ def latent_moments(
             both = left.T @ x  # (q + 1, d)
             cross[i], sums[i] = both[:q], both[q]
             products[i], latent_sums[i] = left[:, :q].T @ t, left[:, :q].sum(0)
-            counts[i], squares[i] = share.sum(dtype=torch.float64), share @ norms[index]
+            counts[i], squares[i] = share.sum(dtype=torch.float64), share.double() @ norms[index]
         sums, squares, latent_sums = (value.to(rows.device) for value in (sums, squares, latent_sums))
         products, cross = products.to(rows.device), cross.to(rows.device)
     if unit:

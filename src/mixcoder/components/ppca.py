@@ -162,7 +162,7 @@ class PPCA(Gaussian[PPCAParams]):
         latent = (x @ axes).repeat(1, n_components_of(code))
         if isinstance(code, Tensor) and weights is not None:
             code = code * weights.to(code.dtype)[:, None]
-        return latent_moments(x, latent, x.square().sum(1), code, weights, unit=False)
+        return latent_moments(x, latent, x.double().square().sum(1), code, weights, unit=False)
 
     def maximize(self, statistics: Moments | LatentMoments) -> PPCAParams:  # type: ignore[override]
         """Return means, principal axes, and the floored mean of the variances that they leave out."""
@@ -230,9 +230,8 @@ class PPCA(Gaussian[PPCAParams]):
         """Return the packed products for few features, latent axes for many; float64 where it must be."""
         if params.means.shape[1] <= self.max_packed:
             return super().kernel(params, log_weights, setting)
-        largest = low_rank.largest_terms(setting.magnitude, params.means, params.noise_variances[:, None])
-        wide = not largest * torch.finfo(setting.dtype).eps <= setting.tolerance
-        dtype = torch.float64 if wide else setting.dtype
+        narrow = LatentKernel.rounding(params, setting.magnitude, setting.dtype) <= setting.tolerance
+        dtype = setting.dtype if narrow else torch.float64
         return LatentKernel.of(self, params, log_weights, setting, dtype)  # type: ignore[return-value]
 
     @classmethod
