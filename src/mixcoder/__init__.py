@@ -14,7 +14,7 @@ _HOMES = {
     "MixtureAutoencoder": "mixcoder.autoencoder",
     "load": "mixcoder.estimators",
 }
-_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives")
+_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
 
 __all__ = [
     "GaussianMixture",
@@ -28,10 +28,11 @@ __all__ = [
     "estimators",
     "load",
     "objectives",
+    "sensing",
 ]
 
 if TYPE_CHECKING:
-    from mixcoder import components, encoders, errors, estimators, objectives
+    from mixcoder import components, encoders, errors, estimators, objectives, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import GaussianMixture, KMeans, Mixture, load
 
