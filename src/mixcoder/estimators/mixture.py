@@ -23,12 +23,14 @@ from mixcoder.components import Family
 from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import DataError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
-from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
+from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
 from mixcoder.fitting.stream import Stream
+from mixcoder.sensing import Posterior as Sight
+from mixcoder.sensing import posterior
 from mixcoder.sources import TensorSource
 
 
@@ -310,6 +312,41 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         generator = torch.Generator(device=model.device).manual_seed(seed)
         rows, index = model.sample(int(n_samples), generator)
         return self._attribute(rows), (index if self._from_torch else index.numpy(force=True))
+
+    # What is seen of a row
+
+    def posterior(self, y: Any, operator: Any, noise_variance: float, *, temperature: float = 1.0) -> Sight:
+        r"""Return what observations y = H x + e say about x, e ~ N(0, noise_variance I), of Gaussian components.
+
+        Parameters
+        ----------
+        y : array-like, shape (n_samples, n_measurements)
+            One observation a row.
+        operator : mixcoder.sensing.Operator, array-like or LinearOperator, shape (n_measurements, n_features)
+            H.
+        noise_variance : float
+            In squared units of y; 0 where the operator has no dependent rows.
+        temperature : float, default=1.0
+            1 is Bayes, 0 the argmax.
+
+        Returns
+        -------
+        mixcoder.sensing.Posterior
+            With ``mean``, ``variance``, ``weights``, ``component_means``, ``log_evidence``, ``hard`` and ``sample``;
+            its answers are tensors, in the dtype of y.
+
+        Examples
+        --------
+        >>> from mixcoder import GaussianMixture
+        >>> prior = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+        >>> prior.posterior([[2.0]], [[1.0, 0.0]], noise_variance=0.0).mean.tolist()
+        [[2.0, 1.0]]
+        """
+        model = self._fitted()
+        rows = y.detach() if isinstance(y, Tensor) else as_tensor(np.asarray(y))
+        return posterior(
+            on_device(model, rows.device), rows, operator, noise_variance, temperature=temperature
+        )
 
     def _n_parameters(self) -> int:
         """Return the number of free parameters, weights included."""

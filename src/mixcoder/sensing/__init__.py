@@ -9,5 +9,18 @@ from mixcoder.sensing.operators import (
     SciPyOperator,
     as_operator,
 )
+from mixcoder.sensing.posterior import Posterior, posterior
+from mixcoder.sensing.prior import GaussianPrior
 
-__all__ = ["GaussianRandom", "Matrix", "Operator", "Physics", "Rows", "SciPyOperator", "as_operator"]
+__all__ = [
+    "GaussianPrior",
+    "GaussianRandom",
+    "Matrix",
+    "Operator",
+    "Physics",
+    "Posterior",
+    "Rows",
+    "SciPyOperator",
+    "as_operator",
+    "posterior",
+]
