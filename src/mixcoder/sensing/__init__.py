@@ -1,5 +1,6 @@
 """SEEING x through y = H x + e: operators, exact posteriors, missing entries."""
 
+from mixcoder.sensing.missing import condition, impute, marginal, observed_log_prob
 from mixcoder.sensing.operators import (
     GaussianRandom,
     Matrix,
@@ -22,5 +23,9 @@ __all__ = [
     "Rows",
     "SciPyOperator",
     "as_operator",
+    "condition",
+    "impute",
+    "marginal",
+    "observed_log_prob",
     "posterior",
 ]
