@@ -15,7 +15,7 @@ _HOMES = {
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
 }
-_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives")
+_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
 
 __all__ = [
     "GaussianMixture",
@@ -30,10 +30,11 @@ __all__ = [
     "load",
     "objectives",
     "open_blocks",
+    "sensing",
 ]
 
 if TYPE_CHECKING:
-    from mixcoder import components, encoders, errors, estimators, objectives
+    from mixcoder import components, encoders, errors, estimators, objectives, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import GaussianMixture, KMeans, Mixture, load
     from mixcoder.sources import open_blocks

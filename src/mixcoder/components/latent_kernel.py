@@ -113,14 +113,15 @@ class LatentKernel(Kernel["PPCAParams", LatentMoments]):
         )
 
     @staticmethod
-    def rounding(params: PPCAParams, magnitude: Tensor, dtype: torch.dtype) -> float:
-        """Return the error in nats to expect of the arithmetic in a dtype, on a row of typical size.
+    def rounding(params: PPCAParams, dtype: torch.dtype) -> float:
+        """Return the error in nats to expect of the arithmetic in a dtype, on a typical row of each component.
 
-        Roundings of either sign add up like their root mean square (Higham & Mary 2019): those of the products to a
-        quarter of a unit of the square norm that the axes take away from (measured on images).
+        A row of another component is far below it in log-density, and errs by the same share. Roundings of either
+        sign add up like their root mean square (Higham & Mary 2019): those of the products to about a quarter of a
+        unit of the square norm that the axes take away from (measured on images).
         """
-        norms = (magnitude.square() + params.means.square()).sum(1) / params.noise_variances
-        return 0.25 * 0.5 * torch.finfo(dtype).eps * float(norms.amax())
+        norms = 2 * params.means.square().sum(1) + params.loadings.square().sum((1, 2))
+        return 0.25 * 0.5 * torch.finfo(dtype).eps * float((norms / params.noise_variances).amax())
 
     def log_joint(self, rows: Tensor) -> Tensor:
         """Return log pi_k + log p(x_n | k), shape (n, k)."""

@@ -230,7 +230,7 @@ class PPCA(Gaussian[PPCAParams]):
         """Return the packed products for few features, latent axes for many; float64 where it must be."""
         if params.means.shape[1] <= self.max_packed:
             return super().kernel(params, log_weights, setting)
-        narrow = LatentKernel.rounding(params, setting.magnitude, setting.dtype) <= setting.tolerance
+        narrow = LatentKernel.rounding(params, setting.dtype) <= setting.tolerance
         dtype = setting.dtype if narrow else torch.float64
         return LatentKernel.of(self, params, log_weights, setting, dtype)  # type: ignore[return-value]
 

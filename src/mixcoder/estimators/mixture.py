@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from copy import copy
 from dataclasses import MISSING, fields, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, cast
@@ -24,12 +25,15 @@ from mixcoder.components import Family
 from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import DataError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
-from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
+from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
 from mixcoder.fitting.stream import Stream
+from mixcoder.sensing import Posterior as Sight
+from mixcoder.sensing import condition, impute, marginal, posterior
+from mixcoder.sensing.missing import checked_columns, family_of_columns
 from mixcoder.sources import Source
 
 
@@ -311,6 +315,129 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         generator = torch.Generator(device=model.device).manual_seed(seed)
         rows, index = model.sample(int(n_samples), generator)
         return self._attribute(rows), (index if self._from_torch else index.numpy(force=True))
+
+    # What is seen of a row
+
+    def posterior(self, y: Any, operator: Any, noise_variance: float, *, temperature: float = 1.0) -> Sight:
+        r"""Return what observations y = H x + e say about x, e ~ N(0, noise_variance I), of Gaussian components.
+
+        Parameters
+        ----------
+        y : array-like, shape (n_samples, n_measurements)
+            One observation a row.
+        operator : mixcoder.sensing.Operator, array-like or LinearOperator, shape (n_measurements, n_features)
+            H.
+        noise_variance : float
+            In squared units of y; 0 where the operator has no dependent rows.
+        temperature : float, default=1.0
+            1 is Bayes, 0 the argmax.
+
+        Returns
+        -------
+        mixcoder.sensing.Posterior
+            With ``mean``, ``variance``, ``weights``, ``component_means``, ``log_evidence``, ``hard`` and ``sample``;
+            its answers are tensors, in the dtype of y.
+
+        Examples
+        --------
+        >>> from mixcoder import GaussianMixture
+        >>> prior = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+        >>> prior.posterior([[2.0]], [[1.0, 0.0]], noise_variance=0.0).mean.tolist()
+        [[2.0, 1.0]]
+        """
+        model = self._fitted()
+        rows = y.detach() if isinstance(y, Tensor) else as_tensor(np.asarray(y))
+        return posterior(
+            on_device(model, rows.device), rows, operator, noise_variance, temperature=temperature
+        )
+
+    def impute(self, X: Any) -> Any:
+        r"""Return the rows with each NaN replaced by its posterior mean, shape (n_samples, n_features).
+
+        .. math:: E[x_b | x_a] = \sum_k r_k \left[\mu_{k,b} + \Sigma_{k,ba} \Sigma_{k,aa}^{-1} (x_a - \mu_{k,a})\right]
+
+        The components must be Gaussian. What is there stays as it is; a row without any entry becomes the mean of the
+        mixture. Each pattern of missing columns takes one factorisation a covariance.
+
+        Examples
+        --------
+        >>> from mixcoder import GaussianMixture
+        >>> prior = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+        >>> prior.impute([[2.0, float("nan")], [float("nan")] * 2]).tolist()
+        [[2.0, 1.0], [0.0, 0.0]]
+        """
+        model = self._fitted()
+        x = rows_of(self, X, reset=False)
+        return like_input(impute(on_device(model, x.device), x), X)
+
+    def marginal(self, columns: Any) -> Self:
+        """Return the fitted mixture of some of the features, in the order given; the others are integrated out.
+
+        Parameters
+        ----------
+        columns : sequence of int or str
+            Numbers, or names where the mixture was fitted to a table with names.
+
+        Returns
+        -------
+        estimator
+            Of the same class, to ask and to save; ``history_`` and ``lower_bound_`` tell of the fit that it came from.
+        """
+        model, numbers = self._fitted(), self._columns(columns)
+        return self._about(marginal(model, numbers), numbers)
+
+    def condition(self, columns: Any, values: Any) -> Self:
+        """Return the fitted mixture of the other features, in their order, given the values of some.
+
+        Parameters
+        ----------
+        columns : sequence of int or str
+            Numbers or names of what is known.
+        values : array-like, shape (len(columns),)
+            One row of values.
+
+        Returns
+        -------
+        estimator
+            Of the same class, to ask and to save; ``history_`` and ``lower_bound_`` tell of the fit that it came from.
+
+        Examples
+        --------
+        >>> from mixcoder import GaussianMixture
+        >>> prior = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+        >>> given = prior.condition([0], [2.0])
+        >>> given.means_.tolist(), given.covariances_.tolist()
+        ([[1.0]], [[[0.75]]])
+        """
+        model, numbers = self._fitted(), self._columns(columns)
+        known = values.detach() if isinstance(values, Tensor) else as_tensor(np.asarray(values, np.float64))
+        rest = [column for column in range(model.n_features) if column not in set(numbers)]
+        return self._about(condition(model, numbers, known), rest)
+
+    def _columns(self, columns: Any) -> list[int]:
+        """Return columns, given by number or by name, by number."""
+        names = [str(name) for name in getattr(self, "feature_names_in_", [])]
+        numbers: list[int] = []
+        for column in [columns] if isinstance(columns, str) else columns:
+            if not isinstance(column, str):
+                numbers.append(int(column))
+            elif column in names:
+                numbers.append(names.index(column))
+            else:
+                raise ValueError(
+                    f"There is no column {column!r}; this model knows {names or 'numbers only'}."
+                )
+        return checked_columns(self._fitted(), numbers).tolist()
+
+    def _about(self, model: MixtureAutoencoder, columns: list[int]) -> Self:
+        """Return this estimator with the mixture of some of its columns."""
+        other = copy(self)
+        other.model_, other.n_features_in_, other._sums = model, len(columns), None
+        if hasattr(self, "feature_names_in_"):
+            other.feature_names_in_ = self.feature_names_in_[columns]
+        if isinstance(family := getattr(self, "family", None), Family):
+            other.family = family_of_columns(family, columns)
+        return other
 
     def _n_parameters(self) -> int:
         """Return the number of free parameters, weights included."""

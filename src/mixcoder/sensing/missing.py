@@ -1,0 +1,273 @@
+"""Rows with missing entries: marginal and conditional mixtures, posterior means of what is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixcoder.autoencoder import MixtureAutoencoder
+from mixcoder.components.gaussian_diagonal import GaussianDiagonalParams
+from mixcoder.components.gaussian_full import GaussianFullParams
+from mixcoder.components.gaussian_tied import GaussianTiedParams
+from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonalParams
+from mixcoder.errors import DataError
+from mixcoder.ops.gaussian import whitening_factors
+from mixcoder.sensing.prior import require_gaussian, spreads_of
+
+
+def marginal(model: MixtureAutoencoder, columns: Sequence[int]) -> MixtureAutoencoder:
+    r"""Return the mixture of some of the features, in the order given: the others are integrated out.
+
+    .. math:: p(x_a) = \sum_k \pi_k\, N(x_a;\ \mu_{k,a}, \Sigma_{k,aa})
+
+    It has the family of the model: all Gaussian families are closed under this.
+
+    Parameters
+    ----------
+    model : MixtureAutoencoder
+        Of any Gaussian family.
+    columns : sequence of int
+        Features to keep, distinct, in 0..d-1; at least one.
+
+    Raises
+    ------
+    ValueError
+        If a column is out of range or named twice, or none is left.
+    TypeError
+        If the components are not Gaussian.
+    """
+    require_gaussian(model)
+    kept = checked_columns(model, columns)
+    if not len(kept):
+        raise ValueError("A marginal needs at least one column, got none; name the columns to keep.")
+    return _of_columns(model, kept, _marginal_params(model.params, kept), model.log_weights)
+
+
+def condition(model: MixtureAutoencoder, columns: Sequence[int], values: Tensor) -> MixtureAutoencoder:
+    r"""Return the mixture of the other features, in their order, given the values of some.
+
+    .. math::
+        p(x_b | x_a) = \sum_k r_k\, N\!\left(x_b;\ \mu_{k,b} + \Sigma_{k,ba} \Sigma_{k,aa}^{-1} (x_a - \mu_{k,a}),\
+                       \Sigma_{k,bb} - \Sigma_{k,ba} \Sigma_{k,aa}^{-1} \Sigma_{k,ab}\right),
+        \quad r_k \propto \pi_k\, N(x_a;\ \mu_{k,a}, \Sigma_{k,aa})
+
+    It has the family of the model: all Gaussian families are closed under this too. No column given, it is the model.
+
+    Parameters
+    ----------
+    model : MixtureAutoencoder
+        Of any Gaussian family.
+    columns : sequence of int
+        Features that are known, distinct, in 0..d-1; not all of them.
+    values : Tensor, shape (len(columns),)
+        What they are, in the units of the rows.
+
+    Raises
+    ------
+    DataError
+        If there is not one finite value a column.
+    ValueError
+        If a column is out of range or named twice, or none would be left.
+    TypeError
+        If the components are not Gaussian.
+
+    References
+    ----------
+    Bishop (2006), equations 2.81 and 2.82.
+    """
+    require_gaussian(model)
+    known = checked_columns(model, columns)
+    if len(known) == model.n_features:
+        raise ValueError(
+            f"All {model.n_features} features are known: there is nothing to condition. Leave a column out."
+        )
+    if values.shape != known.shape:
+        raise DataError(
+            f"values has shape {tuple(values.shape)}, expected {tuple(known.shape)}: one value for each known column."
+        )
+    if not bool(torch.isfinite(values).all()):
+        place = int((~torch.isfinite(values)).nonzero()[0, 0])
+        raise DataError(
+            f"values contains NaN or infinity, first for column {int(known[place])}; leave the column out instead."
+        )
+    rest = _others(known, model.n_features)
+    x = model.frame.select(known).apply(values.to(model.device, torch.float64)[None])
+    log_joint = _log_joint(model, known, x)
+    log_weights = torch.log_softmax(log_joint, 1)[0]
+    return _of_columns(model, rest, _conditional_params(model.params, known, rest, x), log_weights)
+
+
+def impute(model: MixtureAutoencoder, x: Tensor) -> Tensor:
+    r"""Return the rows with each missing entry replaced by its posterior mean, in the dtype of ``x``, shape (n, d).
+
+    .. math:: E[x_b | x_a] = \sum_k r_k \left[\mu_{k,b} + \Sigma_{k,ba} \Sigma_{k,aa}^{-1} (x_a - \mu_{k,a})\right]
+
+    of all values the one of least squared error. What is there stays as it is, to the last bit. A row without any
+    entry becomes the mean of the prior. Rows are grouped by what they miss: each pattern takes one factorisation a
+    covariance.
+
+    Parameters
+    ----------
+    model : MixtureAutoencoder
+        Of any Gaussian family.
+    x : Tensor, shape (n, d)
+        Floating; NaN where an entry is missing.
+
+    Raises
+    ------
+    DataError
+        If ``x`` has the wrong width or holds an infinity.
+    TypeError
+        If the components are not Gaussian.
+    """
+    filled = x.clone()
+    for rows, known, z, log_joint in _patterns(model, x):
+        missing = _others(known, model.n_features)
+        if not len(missing):
+            continue
+        weights = torch.softmax(log_joint, 1)
+        means = _conditional_mean(model, known, missing, z, weights)
+        filled[rows[:, None], missing] = model.frame.select(missing).undo(means).to(x.dtype)
+    return filled
+
+
+def observed_log_prob(model: MixtureAutoencoder, x: Tensor) -> Tensor:
+    r"""Return the log-density of what each row has, :math:`\log p(x_a)`, in nats, in the dtype of ``x``, shape (n,).
+
+    Entries that are NaN are integrated out. A row without any entry has the log-density 0. Rows that miss different
+    columns have densities of different units: compare models on them, not one row with another.
+    """
+    result = x.new_empty(x.shape[0])
+    for rows, known, _, log_joint in _patterns(model, x):
+        scale = model.frame.select(known).log_scale
+        result[rows] = (torch.logsumexp(log_joint, 1) + scale).to(x.dtype)
+    return result
+
+
+def checked_columns(model: MixtureAutoencoder, columns: Sequence[int]) -> Tensor:
+    """Return column numbers as an int64 tensor; each must be a feature of the model, and none named twice."""
+    numbers = [int(column) for column in columns]
+    outside = [column for column in numbers if not 0 <= column < model.n_features]
+    if outside:
+        raise ValueError(
+            f"Columns must be in 0..{model.n_features - 1}, got {outside[0]}: this model has {model.n_features} "
+            "features."
+        )
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"Columns must be distinct, got {numbers}; name each once.")
+    return torch.tensor(numbers, dtype=torch.int64, device=model.device)
+
+
+def _others(columns: Tensor, n_features: int) -> Tensor:
+    left = torch.ones(n_features, dtype=torch.bool, device=columns.device)
+    left[columns] = False
+    return left.nonzero()[:, 0]
+
+
+def _patterns(model: MixtureAutoencoder, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Yield, for each set of columns that some rows have: rows, columns, working values, log joint densities."""
+    require_gaussian(model)
+    if x.ndim != 2 or x.shape[1] != model.n_features or not x.is_floating_point():
+        raise DataError(
+            f"Rows have shape {tuple(x.shape)} and dtype {x.dtype}, expected (n_rows, {model.n_features}), floating, "
+            "with NaN for what is missing."
+        )
+    if bool(x.isinf().any()):
+        row, column = x.isinf().nonzero()[0].tolist()
+        raise DataError(
+            f"Rows contain infinity, first at row {row}, column {column}; a missing entry is NaN, not infinity."
+        )
+    patterns, place = torch.unique(~x.isnan(), dim=0, return_inverse=True)
+    order = torch.argsort(place, stable=True)
+    for pattern, rows in zip(patterns, order.split(torch.bincount(place).tolist()), strict=True):
+        known = pattern.nonzero()[:, 0]
+        z = model.frame.select(known).apply(x[rows[:, None], known].to(torch.float64))
+        yield rows, known, z, _log_joint(model, known, z)
+
+
+def _log_joint(model: MixtureAutoencoder, known: Tensor, z: Tensor) -> Tensor:
+    """Return log pi_k + log p(z_a | k) in working units, shape (n, k)."""
+    if not len(known):
+        return model.log_weights.expand(len(z), -1)
+    params = _marginal_params(model.params, known)
+    log_likelihood = model.family.log_likelihood(params, z.clamp(-1e140, 1e140))
+    return log_likelihood + model.log_weights
+
+
+def _conditional_mean(
+    model: MixtureAutoencoder, known: Tensor, missing: Tensor, z: Tensor, weights: Tensor
+) -> Tensor:
+    """Return E[z_b | z_a] in working units, shape (n, b)."""
+    means: Tensor = model.params.means  # type: ignore[attr-defined]
+    spreads = spreads_of(model.params)
+    expected = weights @ means[:, missing]
+    if spreads.ndim == 2 or not len(known):
+        return expected
+    covariances = spreads[:, known[:, None], known]
+    white = whitening_factors(covariances)[0]
+    gains = white.mT @ (white @ spreads[:, known[:, None], missing])  # (g, a, b)
+    if len(gains) == 1:
+        return expected + (z - weights @ means[:, known]) @ gains[0]
+    for k in (model.log_weights > -torch.inf).nonzero()[:, 0].tolist():
+        expected += (weights[:, k, None] * (z - means[k, known])) @ gains[k]
+    return expected
+
+
+def _marginal_params(params: Any, columns: Tensor) -> Any:
+    """Return the parameters of some of the features."""
+    means = params.means[:, columns]
+    match params:
+        case GaussianFullParams():
+            return GaussianFullParams.build(means, params.covariances[:, columns[:, None], columns])
+        case GaussianTiedParams():
+            return GaussianTiedParams.build(means, params.covariance[0][columns[:, None], columns])
+        case GaussianDiagonalParams() | GaussianTiedDiagonalParams():
+            return replace(params, means=means, variances=params.variances[:, columns])
+        case _:
+            return replace(params, means=means)
+
+
+def _conditional_params(params: Any, known: Tensor, rest: Tensor, x: Tensor) -> Any:
+    """Return the parameters of the other features, given one row of working values, shape (1, a)."""
+    spreads = spreads_of(params)
+    if spreads.ndim == 2 or not len(known):
+        return _marginal_params(params, rest)
+    # With the known features first, the last block of the Cholesky factor is a factor of the Schur complement: no
+    # difference of covariances is taken, and what is left is positive definite by construction.
+    order, a = torch.cat([known, rest]), len(known)
+    factors = torch.linalg.cholesky(spreads[:, order[:, None], order])
+    apart = (x - params.means[:, known])[:, :, None]  # (k, a, 1)
+    white = torch.linalg.solve_triangular(factors[:, :a, :a].expand(len(apart), a, a), apart, upper=False)
+    means = params.means[:, rest] + (factors[:, a:, :a] @ white)[:, :, 0]
+    left = factors[:, a:, a:] @ factors[:, a:, a:].mT
+    if isinstance(params, GaussianTiedParams):
+        return GaussianTiedParams.build(means, left[0])
+    return GaussianFullParams.build(means, left)
+
+
+def family_of_columns(family: Any, columns: Sequence[int]) -> Any:
+    """Return the family of some of the features: what is added to the variance of a column goes with it."""
+    added = getattr(family, "added_variance", 0.0)
+    if not isinstance(added, tuple):
+        return family
+    return replace(family, added_variance=tuple(added[column] for column in columns))
+
+
+def _of_columns(
+    model: MixtureAutoencoder, columns: Tensor, params: Any, log_weights: Tensor
+) -> MixtureAutoencoder:
+    return replace(
+        model,
+        family=family_of_columns(model.family, columns.tolist()),
+        params=params.contiguous(),
+        log_weights=log_weights,
+        frame=model.frame.select(columns),
+        magnitude=model.magnitude[columns],
+    )
+
+
+__all__ = ["condition", "impute", "marginal", "observed_log_prob"]
