@@ -18,7 +18,7 @@ from mixcoder.fitting.alternate import alternate, gain_below
 from mixcoder.fitting.fit import prepare, start_from_code
 from mixcoder.fitting.kmeans import kmeans_problem, lloyd
 from mixcoder.fitting.scan import scan_range
-from mixcoder.objectives import eol, eop, free_energy, leop, loe
+from mixcoder.objectives import eol, eop, free_energy, leop, leop_gap, loe, loe_gap
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import entropy, softargmax_
 from mixcoder.sources import TensorSource
@@ -80,8 +80,8 @@ def test_leop_does_not_underflow_where_eop_does():
 def test_eol_is_below_leop_by_the_divergence_from_the_posterior_of_the_code(k, d, variance):
     h, u = balls(normal(2000, d, seed=4), 2 * normal(k, d, seed=5), variance), simplex(2000, k, seed=6)
     gap = leop(h, u) - eol(h, u)
-    r = (u.log() + h).softmax(1)
-    torch.testing.assert_close(gap, divergence(u, r), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(gap, leop_gap(h, u), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(gap, divergence(u, (u.log() + h).softmax(1)), rtol=1e-9, atol=1e-10)
     assert bool((gap >= 0).all())
 
 
@@ -89,9 +89,27 @@ def test_eol_is_below_leop_by_the_divergence_from_the_posterior_of_the_code(k, d
 def test_eol_is_below_loe_by_the_spread_of_the_prototypes(k, d, variance):
     x, means, u = normal(2000, d, seed=7), 2 * normal(k, d, seed=8), simplex(2000, k, seed=9)
     gap = loe(x, means, u, variance) - eol(balls(x, means, variance), u)
+    torch.testing.assert_close(gap, loe_gap(means, u, variance), rtol=1e-9, atol=1e-10)
     spread = (u * (means - (u @ means)[:, None]).square().sum(2)).sum(1)
-    torch.testing.assert_close(gap, spread / (2 * variance), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(loe_gap(means, u, variance), spread / (2 * variance), rtol=1e-12, atol=1e-14)
     assert bool((gap >= 0).all())
+
+
+def test_the_gaps_keep_their_digits_where_the_objectives_have_lost_theirs():
+    """Far from everything the objectives are -1e12 nats and their difference is noise; the gap is not."""
+    h, u = normal(100, 4, seed=60), simplex(100, 4, seed=61)
+    torch.testing.assert_close(leop_gap(h - 2.0**40, u), leop_gap(h, u), rtol=1e-2, atol=1e-3)
+    means = normal(4, 3, seed=62)
+    torch.testing.assert_close(loe_gap(means + 1e6, u, 0.5), loe_gap(means, u, 0.5), rtol=1e-8, atol=0)
+
+
+def test_a_vertex_has_no_gap_and_an_impossible_component_an_infinite_one():
+    h = torch.tensor([[-3.0, -math.inf]], dtype=F64)
+    at, half = torch.tensor([[1.0, 0.0]], dtype=F64), torch.tensor([[0.5, 0.5]], dtype=F64)
+    assert leop_gap(h, at).item() == 0.0
+    assert leop_gap(h, half).item() == math.inf
+    assert leop_gap(h, at[0]).item() == 0.0
+    assert loe_gap(torch.tensor([[0.0], [5.0]], dtype=F64), at, 1.0).item() == 0.0
 
 
 def test_at_a_vertex_all_four_agree():
