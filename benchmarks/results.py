@@ -10,7 +10,7 @@ import sklearn
 import torch
 
 TARGET = Path(__file__).parent / "RESULTS.md"
-ORDER = ("em", "fit", "kmeans", "starts", "memory")
+ORDER = ("em", "fit", "kmeans", "starts", "memory", "fashion")
 
 
 def write_sections(written: dict[str, str]) -> None:
@@ -20,7 +20,7 @@ def write_sections(written: dict[str, str]) -> None:
     parts.update(written)
     head = (
         "# Measured\n\n"
-        "Written by `python benchmarks/run.py` and `python benchmarks/starts.py --write`. "
+        "Written by the scripts beside this file. "
         f"Python {platform.python_version()}, torch {torch.__version__}, scikit-learn {sklearn.__version__}, "
         f"NumPy {np.__version__}, {torch.get_num_threads()} threads on {processor()}. Ratios above one are in "
         "our favour; absolute times move by 10-30 % with the load of a shared machine.\n\n"

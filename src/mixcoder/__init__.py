@@ -8,20 +8,24 @@ __version__ = "0.1.0"
 
 # Importing torch and scikit-learn takes a second; a name is imported when it is first used.
 _HOMES = {
+    "FactorAnalyzerMixture": "mixcoder.estimators",
     "GaussianMixture": "mixcoder.estimators",
     "KMeans": "mixcoder.estimators",
     "Mixture": "mixcoder.estimators",
     "MixtureAutoencoder": "mixcoder.autoencoder",
+    "PPCAMixture": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
 }
 _MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
 
 __all__ = [
+    "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",
     "Mixture",
     "MixtureAutoencoder",
+    "PPCAMixture",
     "__version__",
     "components",
     "encoders",
@@ -36,7 +40,14 @@ __all__ = [
 if TYPE_CHECKING:
     from mixcoder import components, encoders, errors, estimators, objectives, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
-    from mixcoder.estimators import GaussianMixture, KMeans, Mixture, load
+    from mixcoder.estimators import (
+        FactorAnalyzerMixture,
+        GaussianMixture,
+        KMeans,
+        Mixture,
+        PPCAMixture,
+        load,
+    )
     from mixcoder.sources import open_blocks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from mixcoder import GaussianMixture, KMeans, Mixture
+from mixcoder import FactorAnalyzerMixture, GaussianMixture, KMeans, Mixture, PPCAMixture
 from mixcoder.components import PPCA, FactorAnalyzer, GaussianTiedSpherical, StudentT
 from mixcoder.encoders import Argmax, Tempered
 
@@ -45,6 +45,9 @@ MIXTURES = [
     Mixture(StudentT(5.0, min_variance=1e-4), 2, temperature=0.0),
     Mixture(PPCA(1), 2),
     Mixture(FactorAnalyzer(1), 2),
+    PPCAMixture(2, 1),
+    PPCAMixture(2, 1, temperature=0.0, min_variance=0.1),
+    FactorAnalyzerMixture(2, 1),
 ]
 
 

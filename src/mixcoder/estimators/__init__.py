@@ -3,6 +3,7 @@
 from mixcoder.estimators._persistence import load
 from mixcoder.estimators.gaussian_mixture import GaussianMixture
 from mixcoder.estimators.k_means import KMeans
+from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
 from mixcoder.estimators.mixture import Mixture
 
-__all__ = ["GaussianMixture", "KMeans", "Mixture", "load"]
+__all__ = ["FactorAnalyzerMixture", "GaussianMixture", "KMeans", "Mixture", "PPCAMixture", "load"]

@@ -25,20 +25,23 @@ _ENCODERS: dict[str, type[Encoder]] = {c.__name__: c for c in (Argmax, Posterior
 # Fitted scalars and lists that are not part of the mixture itself, by estimator.
 _DENSITY_STATE = ("converged_", "stop_reason_", "n_iter_", "lower_bound_", "lower_bounds_", "history_")
 _STATE = {
+    "FactorAnalyzerMixture": _DENSITY_STATE,
     "GaussianMixture": _DENSITY_STATE,
     "Mixture": _DENSITY_STATE,
+    "PPCAMixture": _DENSITY_STATE,
     "KMeans": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_", "_weight_unit"),
 }
 _ARRAYS = {"KMeans": ("labels_", "_cluster_counts")}
-_SUMS = ("GaussianMixture", "Mixture")
+_SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture")
 
 
 def _estimators() -> dict[str, type[Any]]:
     from mixcoder.estimators.gaussian_mixture import GaussianMixture
     from mixcoder.estimators.k_means import KMeans
+    from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
     from mixcoder.estimators.mixture import Mixture
 
-    return {c.__name__: c for c in (GaussianMixture, KMeans, Mixture)}
+    return {c.__name__: c for c in (FactorAnalyzerMixture, GaussianMixture, KMeans, Mixture, PPCAMixture)}
 
 
 def _families() -> dict[str, type[Family[Any, Any]]]:
