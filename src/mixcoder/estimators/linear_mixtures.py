@@ -136,15 +136,16 @@ class LinearMixture(Mixture):
         model, source = self._asked_rows(X)
         result = torch.empty(source.n_rows, source.n_features, dtype=source.dtype, device=source.device)
         for block in source.blocks(_BLOCK):
-            result[block.start : block.stop] = _nearest(model, block.x, model.assign(block.x)).to(
-                result.dtype
-            )
+            result[block.start : block.stop] = _projected(model, block.x, rule).to(result.dtype)
         return like_input(result, X)
 
-    def distortion(self, X: Any) -> float:
-        """Return the mean squared error of ``reconstruct``, summed over features."""
+    def distortion(self, X: Any, *, rule: str = "posterior") -> float:
+        """Return the mean squared error of ``reconstruct`` by the same rule, summed over features."""
         model, source = self._asked_rows(X)
-        return _squared_error(model, source) / source.n_rows
+        total = 0.0
+        for block in source.blocks(_BLOCK):
+            total += float((block.x.double() - _projected(model, block.x, rule)).square().sum())
+        return total / source.n_rows
 
     def _n_latent(self, model: MixtureAutoencoder) -> int:
         params: Any = model.params
