@@ -4,5 +4,6 @@ from mixcoder.estimators._persistence import load
 from mixcoder.estimators.gaussian_mixture import GaussianMixture
 from mixcoder.estimators.k_means import KMeans
 from mixcoder.estimators.mixture import Mixture
+from mixcoder.estimators.parametric_embedding import ParametricEmbedding
 
-__all__ = ["GaussianMixture", "KMeans", "Mixture", "load"]
+__all__ = ["GaussianMixture", "KMeans", "Mixture", "ParametricEmbedding", "load"]
