@@ -14,6 +14,7 @@ _HOMES = {
     "Mixture": "mixcoder.estimators",
     "MixtureAutoencoder": "mixcoder.autoencoder",
     "PPCAMixture": "mixcoder.estimators",
+    "ParametricEmbedding": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
 }
@@ -26,6 +27,7 @@ __all__ = [
     "Mixture",
     "MixtureAutoencoder",
     "PPCAMixture",
+    "ParametricEmbedding",
     "__version__",
     "components",
     "encoders",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         GaussianMixture,
         KMeans,
         Mixture,
+        ParametricEmbedding,
         PPCAMixture,
         load,
     )

@@ -5,5 +5,14 @@ from mixcoder.estimators.gaussian_mixture import GaussianMixture
 from mixcoder.estimators.k_means import KMeans
 from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
 from mixcoder.estimators.mixture import Mixture
+from mixcoder.estimators.parametric_embedding import ParametricEmbedding
 
-__all__ = ["FactorAnalyzerMixture", "GaussianMixture", "KMeans", "Mixture", "PPCAMixture", "load"]
+__all__ = [
+    "FactorAnalyzerMixture",
+    "GaussianMixture",
+    "KMeans",
+    "Mixture",
+    "PPCAMixture",
+    "ParametricEmbedding",
+    "load",
+]
