@@ -172,7 +172,8 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def _targets(self, X: Any, *, reset: bool) -> Tensor:
         x = rows_of(self, X, reset=reset)
-        require_finite(self, x, scan_range(TensorSource(x)))
+        source = TensorSource(x)
+        require_finite(self, source, scan_range(source))
         if self.model is None:
             return x.double().softmax(dim=1)
         probabilities = as_tensor(self.model.predict_proba(X)).double()
