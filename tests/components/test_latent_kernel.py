@@ -14,7 +14,6 @@ from mixcoder._typing import HardCode
 from mixcoder.components import PPCA
 from mixcoder.components.base import PassSetting
 from mixcoder.components.latent_kernel import LatentKernel, LatentMoments
-from mixcoder.ops.frame import Frame
 from mixcoder.ops.workspace import Workspace
 
 F64 = torch.float64
@@ -182,4 +181,3 @@ def test_an_empty_component_gets_axes_to_start_with():
         bool(value.isfinite().all()) for value in (params.means, params.loadings, params.noise_variances)
     )
     assert float(params.loadings[1].abs().sum()) > 0
-    assert Frame.identity(5).is_identity

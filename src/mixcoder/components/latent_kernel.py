@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
-from mixcoder.components.base import Kernel, PassSetting
+from mixcoder.components.base import Family, Kernel, PassSetting
 from mixcoder.ops import low_rank
 from mixcoder.ops.gaussian import EMPTY, LOG_2PI, safe_means
 from mixcoder.ops.products import product
@@ -86,7 +86,12 @@ class LatentKernel(Kernel["PPCAParams", LatentMoments]):
 
     @classmethod
     def of(
-        cls, family: object, params: PPCAParams, log_weights: Tensor, setting: PassSetting, dtype: torch.dtype
+        cls,
+        family: Family[Any, Any],
+        params: PPCAParams,
+        log_weights: Tensor,
+        setting: PassSetting,
+        dtype: torch.dtype,
     ) -> LatentKernel:
         """Return the pass of given parameters in a dtype."""
         means, noise = params.means, params.noise_variances[:, None]
@@ -101,7 +106,7 @@ class LatentKernel(Kernel["PPCAParams", LatentMoments]):
             low_rank.log_det(noise, factors, d) + d * LOG_2PI + (means.square() / noise).sum(1)
         )
         return cls(
-            cast("PPCA", family),  # type: ignore[name-defined]  # noqa: F821
+            family,
             params,
             log_weights,
             dtype,

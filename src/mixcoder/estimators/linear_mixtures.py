@@ -72,6 +72,26 @@ class LinearMixture(Mixture):
     def _encoder(self) -> Any:
         return encoder_at(float(self.temperature))
 
+    @property
+    def means_(self) -> Any:
+        """Means of the components, shape (n_components, n_features)."""
+        return self._attribute(self._fitted().prototypes())
+
+    @property
+    def loadings_(self) -> Any:
+        """W, in units of the rows, shape (n_components, n_features, n_latent)."""
+        model = self._fitted()
+        params: Any = model.params
+        return self._attribute(params.loadings / model.frame.scale[:, None])
+
+    @property
+    def noise_variances_(self) -> Any:
+        """Noise variances in squared units of the rows, of each component, or of each of its columns."""
+        model = self._fitted()
+        params: Any = model.params
+        noise = _noise_of(params) / model.frame.scale[: _noise_of(params).shape[1]].square()
+        return self._attribute(noise.view_as(params.noise_variances))
+
     # A row's code: a component, and a point within it
 
     def encode_latent(self, X: Any) -> tuple[Any, Any]:
@@ -207,25 +227,6 @@ on_interrupt, step_exponent
     def _family(self) -> Family[Any, Any]:
         return PPCA(int(self.n_latent), float(self.min_variance))
 
-    @property
-    def means_(self) -> Any:
-        """Means of the components, shape (n_components, n_features)."""
-        return self._attribute(self._fitted().prototypes())
-
-    @property
-    def loadings_(self) -> Any:
-        """W, in units of the rows, shape (n_components, n_features, n_latent)."""
-        model = self._fitted()
-        params: Any = model.params
-        return self._attribute(params.loadings / model.frame.scale[:, None])
-
-    @property
-    def noise_variances_(self) -> Any:
-        """Noise variances, in squared units of the rows, shape (n_components,)."""
-        model = self._fitted()
-        params: Any = model.params
-        return self._attribute(params.noise_variances / model.frame.scale[0] ** 2)
-
 
 class FactorAnalyzerMixture(LinearMixture):
     r"""A mixture of factor analysers: planes, and noise of its own in every column.
@@ -264,25 +265,6 @@ on_interrupt, step_exponent
 
     def _family(self) -> Family[Any, Any]:
         return FactorAnalyzer(int(self.n_latent), float(self.min_variance))
-
-    @property
-    def means_(self) -> Any:
-        """Means of the components, shape (n_components, n_features)."""
-        return self._attribute(self._fitted().prototypes())
-
-    @property
-    def loadings_(self) -> Any:
-        """W, in units of the rows, shape (n_components, n_features, n_latent)."""
-        model = self._fitted()
-        params: Any = model.params
-        return self._attribute(params.loadings / model.frame.scale[:, None])
-
-    @property
-    def noise_variances_(self) -> Any:
-        """Diagonals of Psi, in squared units of the rows, shape (n_components, n_features)."""
-        model = self._fitted()
-        params: Any = model.params
-        return self._attribute(params.noise_variances / model.frame.scale.square())
 
 
 def _noise_of(params: Any) -> Tensor:

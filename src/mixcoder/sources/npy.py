@@ -124,13 +124,6 @@ class NpyReader:
             filled += got
         return values
 
-    def some(self, index: np.ndarray) -> np.ndarray:
-        """Return some rows, in the order of ``index``."""
-        values = np.empty((len(index), self.part.n_features), self.part.stored)
-        for i in np.argsort(index, kind="stable"):
-            values[i] = self.rows(int(index[i]), int(index[i]) + 1)[0]
-        return values
-
     def close(self) -> None:
         """Close the file."""
         self.stream.close()

@@ -114,13 +114,6 @@ class ParquetReader:
             group += 1
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def some(self, index: np.ndarray) -> np.ndarray:
-        """Return some rows, in the order of ``index``."""
-        values = np.empty((len(index), self.part.n_features), self.part.stored)
-        for i in np.argsort(index, kind="stable"):
-            values[i] = self.rows(int(index[i]), int(index[i]) + 1)[0]
-        return values
-
     def close(self) -> None:
         """Close the file."""
         self.stream.close()
