@@ -141,7 +141,8 @@ def section_em(quick: bool) -> list[str]:
         (
             f"Measured product rate (2048^3, all threads): {rates['float32']:.0f} GFLOP/s in float32 "
             f"({gemm_rate(torch.float32, torch.mm):.0f} by torch.mm), {rates['float64']:.0f} in float64. "
-            "The floor of a pass is its two products, 4 N K F operations, with F the features of a row: 1+D+D(D+1)/2 full, 1+2D diag, 2+D spherical, 1+D tied."
+            "The floor of a pass is its two products, 4 N K F operations, with F the features of a row: "
+            "1+D+D(D+1)/2 full, 1+2D diag, 2+D spherical, 1+D tied."
         ),
         "",
         "| covariance | N, D, K | dtype | scikit-learn ms | mixcoder ms | ratio | target | products, % of rate |",
