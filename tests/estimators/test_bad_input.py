@@ -21,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils._param_validation import InvalidParameterError
 
-from mixcoder import GaussianMixture, KMeans, Mixture
+from mixcoder import BayesianGaussianMixture, GaussianMixture, KMeans, Mixture
 from mixcoder.components import Bernoulli, Poisson
 from mixcoder.encoders import Argmax, Tempered
 from mixcoder.errors import (
@@ -42,6 +42,10 @@ X = np.vstack([np.random.default_rng(7).normal(centre, 1.0, (20, 3)) for centre 
 MAKERS = {
     "KMeans": lambda k=3: KMeans(k, random_state=0),
     **{c: (lambda k=3, c=c: GaussianMixture(k, covariance_type=c, random_state=0)) for c in COVARIANCES},
+    **{
+        f"Bayes {c}": (lambda k=3, c=c: BayesianGaussianMixture(k, covariance_type=c, random_state=0))
+        for c in ("full", "tied", "diag", "spherical")
+    },
     "hard": lambda k=3: GaussianMixture(k, temperature=0.0, random_state=0),
     "Mixture": lambda k=3: Mixture("student_t", k, random_state=0),
 }
