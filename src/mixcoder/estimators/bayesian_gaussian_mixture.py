@@ -13,12 +13,12 @@ from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
-from mixcoder.components import Gaussian
+from mixcoder.components import Gaussian, Params
+from mixcoder.errors import DataError
 from mixcoder.estimators._gaussian_estimator import ROUNDING_FLOOR, GaussianEstimator
 from mixcoder.estimators._gaussian_parameters import FAMILIES, check_spreads, covariances_of
 from mixcoder.estimators._validation import Number, like_input, numbers_of
 from mixcoder.estimators.gaussian_mixture import GaussianMixture
-from mixcoder.fitting.alternate import FitResult
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Start
 from mixcoder.fitting.variational import VariationalProblem
@@ -49,6 +49,9 @@ _WEIGHT_PRIORS: dict[str, type[WeightPrior]] = {
 }
 
 _BLOCK = 1 << 12
+
+# Sums of weights between which prior and rows can be added without losing one or the other to rounding.
+_FEWEST_ROWS, _MOST_ROWS = 1e-3, 1e13
 
 
 class _NotOffered:
@@ -259,6 +262,12 @@ class BayesianGaussianMixture(GaussianEstimator):
         return self._start_by_init_params(problem)
 
     def _problem(self, problem: Problem, row_weight: float) -> Problem:
+        n_rows = problem.total_weight * row_weight
+        if not _FEWEST_ROWS <= n_rows <= _MOST_ROWS:
+            raise DataError(
+                f"sample_weight says how often each row was seen, but sums to {n_rows:.3g}, which weighs against no "
+                f"prior: give numbers of rows, {_FEWEST_ROWS:g} to {_MOST_ROWS:g} in all."
+            )
         components = self._component_prior(problem, row_weight)
         concentration = self.weight_concentration_prior
         weights = _WEIGHT_PRIORS[self.weight_concentration_prior_type](
@@ -336,23 +345,25 @@ class BayesianGaussianMixture(GaussianEstimator):
     def _last_start(self, previous: MixtureAutoencoder) -> Start:
         return self._posterior(previous), previous.log_weights + self._log_mass
 
-    def _keep_sums(self, result: FitResult, problem: Problem) -> None:
-        """Set the attributes that say what q is, and what was believed before."""
+    def _aside(self, params: Params, problem: Problem) -> dict[str, Any]:
+        """Return what says what q is, and what was believed before."""
+        assert isinstance(params, MixturePosterior)
         assert isinstance(problem, VariationalProblem)
-        posterior, prior = result.params, problem.prior
-        assert isinstance(posterior, MixturePosterior)
-        components, frame = prior.components, problem.frame
-        self._sums = None  # a posterior goes on from its own hyper-parameters
-        self._mean_precisions = posterior.mean_precisions.contiguous()
-        self._degrees_of_freedom = posterior.degrees_of_freedom.contiguous()
-        self._concentrations = posterior.concentrations.contiguous()
-        self._log_mass = float(torch.logsumexp(prior.log_weights(posterior), 0))
-        self._posterior_temperature = prior.temperature
-        self._mean_prior = frame.undo(components.mean)
-        self._covariance_prior = components.scatter / _unit_of_scatter(self.covariance_type, frame)
-        self.weight_concentration_prior_ = prior.weights.concentration
-        self.mean_precision_prior_ = components.mean_precision
-        self.degrees_of_freedom_prior_ = components.degrees_of_freedom
+        prior, frame = problem.prior, problem.frame
+        components = prior.components
+        return {
+            "_sums": None,  # a posterior goes on from its own hyper-parameters
+            "_mean_precisions": params.mean_precisions.contiguous(),
+            "_degrees_of_freedom": params.degrees_of_freedom.contiguous(),
+            "_concentrations": params.concentrations.contiguous(),
+            "_log_mass": float(torch.logsumexp(prior.log_weights(params), 0)),
+            "_posterior_temperature": prior.temperature,
+            "_mean_prior": frame.undo(components.mean),
+            "_covariance_prior": components.scatter / _unit_of_scatter(self.covariance_type, frame),
+            "weight_concentration_prior_": prior.weights.concentration,
+            "mean_precision_prior_": components.mean_precision,
+            "degrees_of_freedom_prior_": components.degrees_of_freedom,
+        }
 
     def _n_parameters(self) -> int:
         return 0  # none that no prior holds

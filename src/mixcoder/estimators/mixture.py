@@ -202,9 +202,11 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self.lower_bound_ = unit * result.bound
         self.lower_bounds_ = [unit * bound for bound in result.history.bound]
         self.history_["bound"] = list(self.lower_bounds_)
-        self._keep_sums(result, problem)
+        sums = result.statistics
+        self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight).contiguous()
+        vars(self).update(self._aside(result.params, problem))
         task.close()
-        self._report(result)
+        self._report(result, "nats per row" if unit == 1.0 else "nats")
         self._tell(result, problem, seen, n_parameters=self._n_parameters())
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -261,11 +263,6 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             start = found_start(problem, self.n_components, encoder, self._generator())
         return Stream(problem, *start, encoder, float(self.step_exponent))
 
-    def _keep_sums(self, result: FitResult, problem: Problem) -> None:
-        """Set the attributes from which ``partial_fit`` goes on."""
-        sums = result.statistics
-        self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight).contiguous()
-
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
         return (
             previous.n_components == self.n_components
@@ -280,13 +277,13 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
                 f"n_samples = {n_rows}. Give more rows or ask for fewer components."
             )
 
-    def _report(self, result: FitResult) -> None:
+    def _report(self, result: FitResult, nats: str) -> None:
         if not self.verbose:
             return
-        bounds = result.history.bound
+        bounds = self.lower_bounds_
         for i, bound in enumerate(bounds, 1):
             if i % self.verbose_interval == 0 or i == len(bounds):
-                print(f"  iteration {i}: bound {bound:.6f} nats per row")  # noqa: T201
+                print(f"  iteration {i}: bound {bound:.6f} {nats}")  # noqa: T201
         print(f"{type(self).__name__}: {result.reason} ({result.n_iter} iterations)")  # noqa: T201
 
     # What a density answers

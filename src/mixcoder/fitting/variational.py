@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
-from mixcoder.components.base import Params
 from mixcoder.components import Gaussian
+from mixcoder.components.base import Params
 from mixcoder.components.exponential import ExponentialFamily
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import Problem, Totals
