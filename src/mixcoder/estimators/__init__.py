@@ -6,6 +6,7 @@ from mixcoder.estimators.gaussian_mixture import GaussianMixture
 from mixcoder.estimators.k_means import KMeans
 from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
 from mixcoder.estimators.mixture import Mixture
+from mixcoder.estimators.model_average import ModelAverage
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "GaussianMixture",
     "KMeans",
     "Mixture",
+    "ModelAverage",
     "PPCAMixture",
     "ParametricEmbedding",
     "load",
