@@ -134,7 +134,7 @@ def test_the_evidence_finds_the_number_of_components():
     average = ModelAverage.from_evidence(models)
     assert np.argmax(average.weights) == 2
     evidence = [m.lower_bound_ for m in models]
-    modes = np.log([1, 2, 6, 24 if models[3].n_effective_components_ == 4 else 24])
+    modes = np.log([1, 2, 6, 24])
     np.testing.assert_allclose(average.weights, softmax(np.array(evidence) + modes), rtol=1e-8, atol=1e-200)
     with pytest.raises(ValueError, match="GaussianMixture has no evidence"):
         ModelAverage.from_evidence([GaussianMixture(2, random_state=0).fit(X)])
