@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from mixcoder._typing import HardCode
-from mixcoder.components.base import Params
+from mixcoder.components.base import Params, PassSetting
 from mixcoder.encoders import Encoder
-from mixcoder.fitting.em import Problem, Totals
+from mixcoder.fitting.em import FIT_TOLERANCE, Problem, Totals
 from mixcoder.sources import Block
 from mixcoder.statistics import Statistics
 
@@ -95,11 +95,20 @@ def _worst_rows(
     problem: Problem, params: Params, log_weights: Tensor, encoder: Encoder, n_rows: int
 ) -> _Worst:
     """Return the rows with the lowest bound."""
-    family, frame = problem.family, problem.frame
+    setting = PassSetting(
+        torch.float64,
+        problem.workspace.child("worst rows"),
+        problem.magnitude,
+        FIT_TOLERANCE[torch.float64],
+        column_major=False,
+    )
+    kernel = problem.family.kernel(params, log_weights, setting)
 
     def visit(block: Block) -> _Worst:
-        rows = frame.apply(block.x.double())
-        bound = encoder.encode_with_bound_(family.log_likelihood(params, rows) + log_weights)[1]
+        rows = kernel.expand(block.x, problem.frame)
+        bound = encoder.encode_with_bound_(kernel.log_joint(rows))[1]
+        offset = kernel.row_offset(rows)
+        bound = bound if offset is None else bound + offset
         if block.weights is not None:
             bound = torch.where(block.weights > 0, bound, torch.inf)
         lowest, index = torch.topk(bound, min(n_rows, len(bound)), largest=False)
