@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
 from mixcoder.autoencoder import MixtureAutoencoder, code_length
+from mixcoder.components import Params
 from mixcoder.errors import (
     DataError,
     DataTypeError,
@@ -375,13 +376,18 @@ class AutoencoderEstimator(
             remarks.append((ConvergenceWarning, told))
         return remarks
 
+    def _aside(self, params: Params, problem: Problem) -> dict[str, Any]:
+        """Return the attributes that belong to what a fit alternates and are no part of ``model_``."""
+        del params, problem
+        return {}
+
     def _on_step(self, task: IterationTask, problem: Problem) -> Any:
         """Return the function that tells callbacks of each step."""
 
         def on_step(attempt: int, step: Step) -> bool:
             def attributes() -> dict[str, Any]:
                 model = problem.model(step.following, step.log_weights, step.encoder)
-                return {"model_": model, "n_iter_": step.iteration}
+                return {"model_": model, "n_iter_": step.iteration} | self._aside(step.following, problem)
 
             return task(attempt, attributes)
 

@@ -110,6 +110,20 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         """Return the start that the parameters give, or ``None`` to search for one."""
         raise NotImplementedError
 
+    def _problem(self, problem: Problem, row_weight: float) -> Problem:
+        """Return the problem to solve; ``row_weight`` rows are one unit of its weights."""
+        del row_weight
+        return problem
+
+    def _last_start(self, previous: MixtureAutoencoder) -> Start:
+        """Return where a fit goes on from."""
+        return previous.params, previous.log_weights
+
+    def _bound_unit(self, problem: Problem) -> float:
+        """Return what ``tol`` and ``lower_bound_`` count in: 1 for nats per row, or the number of rows."""
+        del problem
+        return 1.0
+
     @property
     def _exact_maximiser(self) -> bool:
         return True
@@ -148,7 +162,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         previous: MixtureAutoencoder | None = getattr(self, "model_", None) if self.warm_start else None
-        source, _ = self._source(X, sample_weight)
+        source, row_weight = self._source(X, sample_weight)
         self._require_rows(source.n_rows)
         family, encoder = self._family(), self._encoder()
         limits = self._checked_range(source, family)
@@ -156,11 +170,13 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             previous = None
         problem, seen = prepare(source, family, limits, frame=None if previous is None else previous.frame)
         self._require_representable(problem, source.dtype)
+        problem = self._problem(problem, row_weight)
+        unit = self._bound_unit(problem)
         generator = self._generator()
         given: Start | Callable[[int], Start] | None
         if previous is not None:
             previous = on_device(previous, source.device)
-            given = previous.params, previous.log_weights
+            given = self._last_start(previous)
         else:
             given = self._given_start(problem)
 
@@ -175,7 +191,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         accelerate = self.acceleration == "squarem" or (self.acceleration == "auto" and given is None)
         budget = Budget(
             max_iter=self.max_iter,
-            stop=gain_below(float(self.tol)),
+            stop=gain_below(float(self.tol), unit),
             accelerate=accelerate and not isinstance(encoder, Argmax),
             monotone=self._exact_maximiser,
             keep_on_interrupt=self.on_interrupt == "keep",
@@ -183,12 +199,14 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
         result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem))
         self._keep(result)
-        self.lower_bound_ = result.bound
-        self.lower_bounds_ = list(result.history.bound)
+        self.lower_bound_ = unit * result.bound
+        self.lower_bounds_ = [unit * bound for bound in result.history.bound]
+        self.history_["bound"] = list(self.lower_bounds_)
         sums = result.statistics
         self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight).contiguous()
+        vars(self).update(self._aside(result.params, problem))
         task.close()
-        self._report(result)
+        self._report(result, "nats per row" if unit == 1.0 else "nats")
         self._tell(result, problem, seen, n_parameters=self._n_parameters())
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -259,13 +277,13 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
                 f"n_samples = {n_rows}. Give more rows or ask for fewer components."
             )
 
-    def _report(self, result: FitResult) -> None:
+    def _report(self, result: FitResult, nats: str) -> None:
         if not self.verbose:
             return
-        bounds = result.history.bound
+        bounds = self.lower_bounds_
         for i, bound in enumerate(bounds, 1):
             if i % self.verbose_interval == 0 or i == len(bounds):
-                print(f"  iteration {i}: bound {bound:.6f} nats per row")  # noqa: T201
+                print(f"  iteration {i}: bound {bound:.6f} {nats}")  # noqa: T201
         print(f"{type(self).__name__}: {result.reason} ({result.n_iter} iterations)")  # noqa: T201
 
     # What a density answers
@@ -306,9 +324,13 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         model, source = self._asked_rows(X)
         return model.log_prob(source)
 
+    def _generative(self) -> MixtureAutoencoder:
+        """Return the mixture that generates rows; the one that codes them, unless they differ."""
+        return self._fitted()
+
     def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
         """Return random rows, shape (n_samples, n_features), and the component of each, shape (n_samples,)."""
-        model = self._fitted()
+        model = self._generative()
         if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be an int of at least 1, got {n_samples!r}.")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -345,7 +367,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         >>> prior.posterior([[2.0]], [[1.0, 0.0]], noise_variance=0.0).mean.tolist()
         [[2.0, 1.0]]
         """
-        model = self._fitted()
+        model = self._generative()
         rows = y.detach() if isinstance(y, Tensor) else as_tensor(np.asarray(y))
         return posterior(
             on_device(model, rows.device), rows, operator, noise_variance, temperature=temperature
@@ -366,7 +388,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         >>> prior.impute([[2.0, float("nan")], [float("nan")] * 2]).tolist()
         [[2.0, 1.0], [0.0, 0.0]]
         """
-        model = self._fitted()
+        model = self._generative()
         x = rows_of(self, X, reset=False)
         return like_input(impute(on_device(model, x.device), x), X)
 

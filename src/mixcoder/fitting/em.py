@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -64,6 +64,9 @@ class Problem:
     pooled: Tensor | None = None
     fixed_weights: bool = False
     workspace: Workspace = field(default_factory=Workspace, repr=False, compare=False)
+
+    refills: ClassVar[bool] = True
+    """Whether a component that lost its rows is given new ones; under a prior it rests on that."""
 
     def with_pooled(self) -> Problem:
         """Return the problem with its pooled sums added up, one pass over the rows."""
@@ -146,6 +149,15 @@ class Problem:
     def model(self, params: Params, log_weights: Tensor, encoder: Encoder) -> MixtureAutoencoder:
         """Return the mixture with these parameters."""
         return MixtureAutoencoder(self.family, params, log_weights, encoder, self.frame, self.magnitude)
+
+    def without_prior(self) -> Problem:
+        """Return the problem of maximum likelihood on the same rows."""
+        return self
+
+    def adopt(self, params: Params, log_weights: Tensor, encoder: Encoder) -> tuple[Params, Tensor]:
+        """Return a start of ``without_prior()`` as one of this problem."""
+        del encoder
+        return params, log_weights
 
     @property
     def width(self) -> int:

@@ -18,8 +18,10 @@ from mixcoder.statistics import Statistics
 _EMPTY_ROWS = 1e-3
 
 
-def empty_components(totals: Totals) -> list[int]:
-    """Return the components with (next to) no rows."""
+def empty_components(problem: Problem, totals: Totals) -> list[int]:
+    """Return the components with (next to) no rows, where that is a fault."""
+    if not problem.refills:
+        return []
     counts: Tensor = totals.statistics.counts  # type: ignore[attr-defined]
     return torch.nonzero(counts < _EMPTY_ROWS)[:, 0].tolist()
 
