@@ -135,6 +135,23 @@ class Problem:
         equal = self.magnitude.new_full((n_components,), -math.log(n_components))
         return self.maximize(self.source.map_reduce(visit, rows), equal)
 
+    def log_likelihood(self, params: Params, rows: Tensor) -> Tensor:
+        """Return log p(x | k) of rows in working coordinates, shape (n, k)."""
+        return self.family.log_likelihood(params, rows)
+
+    def statistics(self, params: Params, rows: Tensor, code: Code, weights: Tensor | None) -> Statistics:
+        """Return the sums of rows in working coordinates."""
+        return self.family.statistics(params, rows, code, weights)
+
+    def filled(self, params: Params, rows: Tensor, code: Code) -> Tensor:
+        """Return rows in working coordinates with what is missing as the code expects it, shape (n, d)."""
+        del params, code
+        return rows
+
+    def completed(self) -> Problem:
+        """Return the problem of the same rows without any missing entry, to find starts for."""
+        return self
+
     def rows(self, index: Tensor) -> Tensor:
         """Return some rows in working coordinates and float64, shape (m, d)."""
         return self.frame.apply(self.source.take(index).to(torch.float64))
