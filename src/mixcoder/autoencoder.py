@@ -288,6 +288,8 @@ class MixtureAutoencoder:
         filled = x.clone()
         for block in TensorSource(x).blocks(_COMPLETE_ROWS):
             some = block.x.isnan().any(1).nonzero()[:, 0]
+            if not len(some):
+                continue
             rows = self.frame.apply(block.x[some].double()).clamp_(-_HORIZON, _HORIZON)
             for index, seen in observed_parts(self.family, self.params, rows):
                 code = torch.softmax(seen.log_likelihood + self.log_weights, 1)

@@ -207,7 +207,7 @@ def check_domain(
     def whole(x: Tensor) -> Tensor:
         if not limits.incomplete:
             return x
-        return torch.where(x.isnan(), limits.lowest.nan_to_num(posinf=0.0).to(x.dtype), x)
+        return x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # zero is in every such domain
 
     for block in source.blocks(block_rows):
         message = family_check(whole(block.x))

@@ -116,9 +116,13 @@ class Problem:
             totals, bound=totals.bound + offset, statistics=self.with_pooled_sums(totals.statistics)
         )
 
+    def parameters(self, statistics: Statistics) -> Params:
+        """Return parameters that maximise the bound at the given sums."""
+        return self.family.maximize(statistics)
+
     def maximize(self, statistics: Statistics, log_weights: Tensor) -> tuple[Params, Tensor]:
         """Return parameters and log-weights that maximise the bound at the given sums."""
-        params = self.family.maximize(statistics)
+        params = self.parameters(statistics)
         if self.fixed_weights:
             return params, log_weights
         counts: Tensor = statistics.counts  # type: ignore[attr-defined]

@@ -16,7 +16,6 @@ from mixcoder.components.factor_analyzer import FactorAnalyzer
 from mixcoder.components.observed import observed_parts
 from mixcoder.encoders import Encoder, Posterior
 from mixcoder.fitting.em import Problem, Totals
-from mixcoder.ops.simplex import log_simplex
 from mixcoder.sources import Block, Source, TensorSource
 from mixcoder.sources.base import A
 from mixcoder.statistics import Statistics
@@ -90,16 +89,9 @@ class IncompleteProblem(Problem):
         n_rows = max(_MIN_BLOCK, min(_MAX_BLOCK, -(-self.source.n_rows // _BLOCKS)))
         return self.source.map_reduce(visit, n_rows)
 
-    def maximize(self, statistics: Statistics, log_weights: Tensor) -> tuple[Params, Tensor]:
-        """Return parameters and log-weights that maximise the bound at the given sums.
-
-        Expected sums do not tell the variance of a column once and for all: floors keep to that of what was seen.
-        """
-        if not isinstance(self.family, Gaussian | FactorAnalyzer):
-            return super().maximize(statistics, log_weights)
-        params = self.family.maximize(statistics, self.variances)  # type: ignore[arg-type]
-        counts: Tensor = statistics.counts  # type: ignore[attr-defined]
-        return params, log_weights if self.fixed_weights else log_simplex(counts.clamp_min(0))
+    def parameters(self, statistics: Statistics) -> Params:
+        """Return parameters that maximise the bound at the given sums."""
+        return _parameters(self, statistics)
 
     def with_pooled_sums(self, statistics: Statistics) -> Statistics:
         """Return the sums themselves: a pass adds all of them up."""
@@ -126,7 +118,7 @@ class IncompleteProblem(Problem):
         Starts are found there: seeding, short fits and codes given by the user need whole rows.
         """
         model = self._one_component()
-        return Problem(
+        return _CompletedProblem(
             CompletedSource(self.source, self.family, model, self.frame),
             self.family,
             self.frame,
@@ -150,6 +142,25 @@ class IncompleteProblem(Problem):
         for _ in range(_STEPS):
             params, _ = few.maximize(few.totals(params, zero, Posterior()).statistics, zero)
         return params
+
+
+class _CompletedProblem(Problem):
+    """The problem of completed rows, under the same constraints as that of the incomplete ones."""
+
+    def parameters(self, statistics: Statistics) -> Params:
+        """Return parameters that maximise the bound at the given sums."""
+        return _parameters(self, statistics)
+
+
+def _parameters(problem: Problem, statistics: Statistics) -> Params:
+    """Return parameters whose floors keep to the variances of what was seen.
+
+    Sums of expected or completed rows tell other variances, and other ones in every iteration: the set over which
+    the bound is maximised would move, and the bound could fall.
+    """
+    if isinstance(problem.family, Gaussian | FactorAnalyzer):
+        return problem.family.maximize(statistics, problem.variances)  # type: ignore[arg-type]
+    return problem.family.maximize(statistics)
 
 
 @final
