@@ -9,6 +9,10 @@ from mixcoder import load
 from mixcoder.cli.tables import open_table, write_table
 
 
+# The program hands arrays to models that know names.
+pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+
+
 @pytest.fixture
 def holed(gaussian, clouds):
     """The clouds with a tenth of the cells missing, and one row of nothing."""
