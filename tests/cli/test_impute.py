@@ -8,7 +8,6 @@ import pytest
 from mixcoder import load
 from mixcoder.cli.tables import open_table, write_table
 
-
 # The program hands arrays to models that know names.
 pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 
