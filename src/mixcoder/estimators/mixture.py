@@ -139,7 +139,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         Parameters
         ----------
         X : array-like or Tensor, shape (n_samples, n_features), or Source
-            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files.
+            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files. NaN is a
+            missing entry: it is integrated out (see Notes).
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
             Non-negative row weights; their scale has no effect.
@@ -148,6 +149,22 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         -------
         self
             If anything fails, the estimator is left exactly as it was.
+
+        Raises
+        ------
+        DataError
+            If rows are no finite numbers or outside of the family's domain, if a column has no value in any row, or
+            if an entry is missing and the family cannot integrate it out (Student's t, von Mises-Fisher, products).
+
+        Notes
+        -----
+        Of rows with missing entries the likelihood of what they hold is maximised, by exact EM: right where
+        what is missing may depend on what was seen, but not on itself. A row without any value has no weight, and the
+        fit says how many there are. Where nothing is missing, nothing of this is computed.
+
+        References
+        ----------
+        Ghahramani & Jordan (1994), "Supervised learning from incomplete data via an EM approach".
         """
         with all_or_nothing(self), few_threads(X):
             self._fit(X, y, sample_weight)
@@ -465,6 +482,21 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         >>> given = prior.condition([0], [2.0])
         >>> given.means_.tolist(), given.covariances_.tolist()
         ([[1.0]], [[[0.75]]])
+
+        Regression: the conditional mean is the prediction, the conditional covariance its error. With one component it
+        is linear regression; with more, a smooth mixture of such. For many rows at once ask ``impute``.
+
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.uniform(-2, 2, 500)
+        >>> table = np.column_stack([x, np.abs(x) + 0.1 * rng.standard_normal(500)])
+        >>> model = GaussianMixture(2, random_state=0).fit(table)
+        >>> given = model.condition([0], [1.5])
+        >>> (given.weights_ @ given.means_).round(1).tolist()
+        [1.5]
+        >>> ask = np.array([[-1.0, np.nan], [1.0, np.nan]])
+        >>> model.impute(ask)[:, 1].round(1).tolist()
+        [1.0, 1.0]
         """
         model, numbers = self._fitted(), self._columns(columns)
         known = values.detach() if isinstance(values, Tensor) else as_tensor(np.asarray(values, np.float64))
