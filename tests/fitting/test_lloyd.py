@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def problem_of(n, d, dtype, weighted, k):
 
 def plain(problem: LloydProblem) -> Problem:
     """Return the problem without a memory."""
-    kept = {name: getattr(problem, name) for name in problem.__dataclass_fields__ if name != "notebook"}
+    kept = {entry.name: getattr(problem, entry.name) for entry in fields(Problem) if entry.init}
     return Problem(**kept)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
 
@@ -62,7 +63,7 @@ def a_step_on_incomplete_rows_never_lowers_their_likelihood(case: Case) -> None:
     floors = (spread,) if isinstance(case.family, Gaussian | FactorAnalyzer) else ()
     before = -math.inf
     for step in range(6):
-        view = case.family.observe(params, rows)
+        view = case.family.observe(cast("Any", params), rows)
         log_joint = view.log_likelihood + log_weights
         bound = float(torch.logsumexp(log_joint, 1).sum())
         # The first parameters are given: they may lie below a floor.
