@@ -138,7 +138,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         try:
-            tags.input_tags.allow_nan = self._family().marginalizes
+            tags.input_tags.allow_nan = self._allows_missing(self._family())
         except (TypeError, ValueError, KeyError):
             tags.input_tags.allow_nan = False  # no such family: ``fit`` says so
         return tags
