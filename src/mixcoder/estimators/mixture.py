@@ -463,7 +463,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         model = self._generative()
         x = rows_of(self, X, reset=False)
         require_marginals(model)
-        self._admissible_range(TensorSource(x), model.family)
+        # Where a fit refuses missing entries they are welcome here all the same.
+        if self._allows_missing(model.family) or bool(torch.isinf(x).any()):
+            self._admissible_range(TensorSource(x), model.family)
         return on_device(model, x.device), x
 
     def marginal(self, columns: Any) -> Self:
