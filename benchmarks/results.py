@@ -10,7 +10,7 @@ import sklearn
 import torch
 
 TARGET = Path(__file__).parent / "RESULTS.md"
-ORDER = ("em", "fit", "bayes", "kmeans", "starts", "memory", "fashion")
+ORDER = ("em", "fit", "bayes", "kmeans", "starts", "memory", "fashion", "missing")
 
 
 def write_sections(written: dict[str, str]) -> None:

@@ -237,18 +237,13 @@ def matrix():
 
 
 REFUSED = {
-    "NaN": (
-        lambda: with_value(np.nan),
-        DataError,
-        r"Input X contains NaN: 1 of 180 .* row 5, column 1\b.*impute",
-    ),
     "infinity": (lambda: with_value(np.inf), DataError, r"infinity or a value too large.*row 5, column 1\b"),
     "-infinity": (lambda: with_value(-np.inf), DataError, r"infinity.*row 5, column 1\b"),
-    "NaN and infinity": (lambda: with_value(np.nan) + with_value(np.inf, 9), DataError, "2 of 180"),
-    "NaN in a tensor": (lambda: torch.tensor(with_value(np.nan)), DataError, "NaN.*row 5, column 1"),
-    "None": (lambda: with_value(None, dtype=object), DataError, "NaN: 1 of 180.*row 5, column 1"),
-    "pandas NA": (lambda: with_value(pd.NA, dtype=object), DataError, "NaN: 1 of 180.*row 5, column 1"),
-    "None in a list": (lambda: [[1.0, 2.0, None], *X.tolist()], DataError, "NaN: 1 of 183.*row 0, column 2"),
+    "NaN and infinity": (
+        lambda: with_value(np.nan) + with_value(np.inf, 9),
+        DataError,
+        "[12] of 180",  # where NaN is a missing entry, only infinity is wrong
+    ),
     "text in an array": (
         lambda: with_value("a", dtype=object),
         DataError,
@@ -312,25 +307,32 @@ REFUSED = {
         r"0 feature\(s\) \(shape=\(60, 0\)\) while",
     ),
 }
-# The same, where columns have names: these are said too.
-FRAMES_REFUSED = {
-    "NaN": (lambda: frame(weight=with_value(np.nan)[:, 1]), DataError, r"NaN.*row 5, column 1 \('weight'\)"),
+# Missing entries: accepted by mixtures whose families integrate them out, refused by the others.
+MISSING = {
+    "NaN": (lambda: with_value(np.nan), r"Input X contains NaN: 1 of 180 .* row 5, column 1\b.*impute"),
+    "NaN in a tensor": (lambda: torch.tensor(with_value(np.nan)), "NaN.*row 5, column 1"),
+    "None": (lambda: with_value(None, dtype=object), "NaN: 1 of 180.*row 5, column 1"),
+    "pandas NA": (lambda: with_value(pd.NA, dtype=object), "NaN: 1 of 180.*row 5, column 1"),
+    "None in a list": (lambda: [[1.0, 2.0, None], *X.tolist()], "NaN: 1 of 183.*row 0, column 2"),
+}
+FRAMES_MISSING = {
+    "NaN": (lambda: frame(weight=with_value(np.nan)[:, 1]), r"NaN.*row 5, column 1 \('weight'\)"),
     "NaN in polars": (
         lambda: pl.DataFrame(with_value(np.nan), schema=NAMES),
-        DataError,
         r"NaN: 1 of 180.*row 5, column 1 \('weight'\)",
     ),
     "null": (
         lambda: pl.DataFrame({"height": [1, None, 3], "weight": [1, 2, 3], "age": [3, 2, 1]}),
-        DataError,
         r"NaN: 1 of 9.*row 1, column 0 \('height'\)",
     ),
-    "NA": (lambda: frame().astype("Float64").mask(lambda f: f > 13), DataError, r"NaN.*column \d \('"),
+    "NA": (lambda: frame().astype("Float64").mask(lambda f: f > 13), r"NaN.*column \d \('"),
     "None among objects": (
         lambda: frame(age=np.array([None] + [1.0] * 59, dtype=object)),
-        DataError,
         r"NaN.*row 0, column 2 \('age'\)",
     ),
+}
+# The same, where columns have names: these are said too.
+FRAMES_REFUSED = {
     "text": (lambda: frame(age=["a"] * 60), DataError, "string to float: column 'age'"),
     "numbers as text": (lambda: frame(age=["1.5"] * 60), DataError, "string to float: column 'age'"),
     "text among objects": (
@@ -392,6 +394,45 @@ def test_columns_that_are_no_numbers_are_named(case, fitted_to_frame):
             for method in questions_of(fitted_to_frame[name]):
                 with pytest.raises(category, match=message):
                     getattr(fitted_to_frame[name], method)(make())
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_missing_entries_are_refused_where_nothing_integrates_them_out(case, fitted):
+    make, message = MISSING[case]
+    for name in ("KMeans", "Mixture"):
+        for method, call in calls_of(MAKERS[name]()).items():
+            if method not in questions_of(fitted[name]):
+                with pytest.raises(DataError, match=message):
+                    call(make())
+        for method in questions_of(fitted[name]):
+            with pytest.raises(DataError, match=message):
+                getattr(fitted[name], method)(make())
+
+
+@pytest.mark.parametrize("case", FRAMES_MISSING)
+def test_columns_with_missing_entries_are_named_where_they_are_refused(case, fitted_to_frame):
+    make, message = FRAMES_MISSING[case]
+    for name in ("KMeans", "Mixture"):
+        with pytest.raises(DataError, match=message):
+            MAKERS[name]().fit(make())
+        for method in questions_of(fitted_to_frame[name]):
+            with pytest.raises(DataError, match=message):
+                getattr(fitted_to_frame[name], method)(make())
+
+
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.OverfitWarning")
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.DegenerateComponentWarning")
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.DegenerateFeatureWarning")
+@pytest.mark.parametrize("case", [*MISSING, *(f"frame: {case}" for case in FRAMES_MISSING)])
+def test_missing_entries_are_accepted_in_every_form_where_they_are_integrated_out(
+    case, fitted, fitted_to_frame
+):
+    framed = case.startswith("frame: ")
+    make = (FRAMES_MISSING[case.removeprefix("frame: ")] if framed else MISSING[case])[0]
+    MAKERS["full"](1).fit(make())
+    for method in questions_of(fitted["full"]):
+        answer = getattr((fitted_to_frame if framed else fitted)["full"], method)(make())
+        assert np.isfinite(np.asarray(answer)).all()
 
 
 @pytest.mark.parametrize("name", FEW)

@@ -236,7 +236,7 @@ def test_a_failed_refit_changes_no_score(name):
     rows = pd.DataFrame(X, columns=list("abcd"))
     before, score = state(model), model.score(rows)
     hopeless = [
-        (np.where(np.arange(4) == 2, np.nan, OTHER), DataError),
+        (np.where(np.arange(4) == 2, np.inf, OTHER), DataError),
         (OTHER[:0], ValueError),
         (OTHER * 1e250, ValueError),
         (None, TypeError),

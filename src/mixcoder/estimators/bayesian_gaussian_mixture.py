@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
-from mixcoder.components import Gaussian, Params
+from mixcoder.components import Family, Gaussian, Params
 from mixcoder.errors import DataError
 from mixcoder.estimators._gaussian_estimator import ROUNDING_FLOOR, GaussianEstimator
 from mixcoder.estimators._gaussian_parameters import FAMILIES, check_spreads, covariances_of
@@ -190,6 +190,10 @@ class BayesianGaussianMixture(GaussianEstimator):
         "posterior_temperature": [Number(Real, 0.0, 1.0, closed="both")],
     }
     _parameter_constraints.pop("step_exponent")
+
+    def _allows_missing(self, family: Family[Any, Any]) -> bool:
+        del family  # the posterior's sums are those of complete rows
+        return False
 
     def __init__(
         self,

@@ -119,9 +119,13 @@ class Problem:
             totals, bound=totals.bound + offset, statistics=self.with_pooled_sums(totals.statistics)
         )
 
+    def parameters(self, statistics: Statistics) -> Params:
+        """Return parameters that maximise the bound at the given sums."""
+        return self.family.maximize(statistics)
+
     def maximize(self, statistics: Statistics, log_weights: Tensor) -> tuple[Params, Tensor]:
         """Return parameters and log-weights that maximise the bound at the given sums."""
-        params = self.family.maximize(statistics)
+        params = self.parameters(statistics)
         if self.fixed_weights:
             return params, log_weights
         counts: Tensor = statistics.counts  # type: ignore[attr-defined]
@@ -137,6 +141,23 @@ class Problem:
         rows = block_rows(n_components, self.width, 8)
         equal = self.magnitude.new_full((n_components,), -math.log(n_components))
         return self.maximize(self.source.map_reduce(visit, rows), equal)
+
+    def log_likelihood(self, params: Params, rows: Tensor) -> Tensor:
+        """Return log p(x | k) of rows in working coordinates, shape (n, k)."""
+        return self.family.log_likelihood(params, rows)
+
+    def statistics(self, params: Params, rows: Tensor, code: Code, weights: Tensor | None) -> Statistics:
+        """Return the sums of rows in working coordinates."""
+        return self.family.statistics(params, rows, code, weights)
+
+    def filled(self, params: Params, rows: Tensor, code: Code) -> Tensor:
+        """Return rows in working coordinates with what is missing as the code expects it, shape (n, d)."""
+        del params, code
+        return rows
+
+    def completed(self) -> Problem:
+        """Return the problem of the same rows without any missing entry, to find starts for."""
+        return self
 
     def rows(self, index: Tensor) -> Tensor:
         """Return some rows in working coordinates and float64, shape (m, d)."""

@@ -16,6 +16,7 @@ from mixcoder.components.base import Family, Params
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
 from mixcoder.fitting.em import Problem
+from mixcoder.fitting.incomplete import IncompleteProblem
 from mixcoder.fitting.scan import Range, Scan, scan
 from mixcoder.fitting.start import draw_sample, search
 from mixcoder.ops.frame import Frame
@@ -97,6 +98,10 @@ def prepare(
         total_weight=seen.weight,
         fixed_weights=fixed_weights,
     )
+    if limits.incomplete:
+        # The mean row is of the domain of few families other than the Gaussian ones; the lowest of all.
+        middle = family.check_rows(seen.mean[None]) is None
+        return IncompleteProblem.of(problem, seen.mean if middle else seen.lowest), seen
     return problem.with_pooled(), seen
 
 

@@ -274,7 +274,7 @@ def _maximize(
     if not problem.fixed_weights:
         counts: Tensor = statistics.counts.view(n_starts, -1)  # type: ignore[attr-defined]
         log_weights = (counts / counts.sum(1, keepdim=True)).log()
-    return problem.family.maximize(statistics), log_weights
+    return problem.parameters(statistics), log_weights
 
 
 def _draw_rows(cumulative: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
