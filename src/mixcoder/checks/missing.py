@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -53,7 +54,8 @@ def what_is_not_seen_tells_nothing(case: Case) -> None:
 
 def a_step_on_incomplete_rows_never_lowers_their_likelihood(case: Case) -> None:
     """Expected sums and ``maximize`` make a step of EM on what is seen."""
-    if not case.family.marginalizes:
+    family: Any = case.family
+    if not family.marginalizes:
         return
     x, _ = case.rows(200, seed=78)
     rows = x.masked_fill(torch.rand(x.shape, generator=random(79)) < 0.4, torch.nan)
@@ -62,10 +64,10 @@ def a_step_on_incomplete_rows_never_lowers_their_likelihood(case: Case) -> None:
     seen = ~rows.isnan()
     mean = rows.nan_to_num(nan=0.0).sum(0) / seen.sum(0).clamp_min(1)
     spread = torch.where(seen, rows - mean, 0.0).square().sum(0) / seen.sum(0).clamp_min(1)
-    floors = (spread,) if isinstance(case.family, Gaussian | FactorAnalyzer) else ()
+    floors = (spread,) if isinstance(family, Gaussian | FactorAnalyzer) else ()
     before = -math.inf
     for step in range(6):
-        view = case.family.observe(params, rows)
+        view = family.observe(params, rows)
         log_joint = view.log_likelihood + log_weights
         bound = float(torch.logsumexp(log_joint, 1).sum())
         # The first parameters are given: they may lie below a floor.
@@ -75,4 +77,4 @@ def a_step_on_incomplete_rows_never_lowers_their_likelihood(case: Case) -> None:
         )
         before, code = bound, torch.softmax(log_joint, 1)
         log_weights = code.mean(0).log()
-        params = case.family.maximize(view.statistics(code), *floors)
+        params = family.maximize(view.statistics(code), *floors)
