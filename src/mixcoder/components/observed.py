@@ -15,6 +15,9 @@ from mixcoder.statistics import Statistics
 
 S = TypeVar("S", bound=Statistics)
 
+NEGLIGIBLE = 1e-14
+"""A row of a smaller share in a component adds nothing to what is missing of its sums."""
+
 
 class Observed(ABC, Generic[S]):
     r"""What the seen entries x_a of some rows say about the missing ones x_b, under each component.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mixcoder._typing import Code
-from mixcoder.components.observed import Observed, conditional_draw, dense_code, mixed
+from mixcoder.components.observed import NEGLIGIBLE, Observed, conditional_draw, dense_code, mixed
 from mixcoder.ops.gaussian import LOG_2PI, log_det_whitener
 from mixcoder.ops.patterns import Patterns
 from mixcoder.statistics import Moments
@@ -151,9 +151,9 @@ class _Factors:
 
     def covariance(self, shares: Tensor) -> Tensor:
         """Return the sum of conditional covariances, each pattern's by its share, shape (d, d)."""
-        roots = self.roots.flatten(0, 1)
-        scaled = (self.roots * shares[:, None, None]).flatten(0, 1)
-        inner = scaled.T @ roots
+        active = (shares > NEGLIGIBLE).nonzero()[:, 0]
+        roots = self.roots if len(active) == len(shares) else self.roots[active]
+        inner = (roots * shares[active, None, None]).flatten(0, 1).T @ roots.flatten(0, 1)
         return inner if self.of_missing else shares.sum() * self.spread - inner
 
 

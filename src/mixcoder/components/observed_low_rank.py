@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from mixcoder._typing import Code
-from mixcoder.components.observed import Observed, conditional_draw, dense_code, mixed
+from mixcoder.components.observed import NEGLIGIBLE, Observed, conditional_draw, dense_code, mixed
 from mixcoder.ops.gaussian import LOG_2PI, pack
 from mixcoder.statistics import Moments, Statistics
-
-# A weight of zero would leave no factor.
-_TINY = 1e-200
 
 
 class LatentSums(NamedTuple):
@@ -148,9 +145,10 @@ class ObservedLowRank(Observed[Statistics]):
         for i in range(k):
             rows, share = self._filled(i), dense[:, i]
             # Rows of V with V'V = W_b M_a^-1 W_b', weighted: the roots of all rows make one product.
-            factors = torch.linalg.cholesky(self.covariances[:, i] * share.clamp_min(_TINY)[:, None, None])
+            active = (share > NEGLIGIBLE).nonzero()[:, 0]
+            factors = torch.linalg.cholesky(self.covariances[active, i] * share[active, None, None])
             roots = (factors.mT.reshape(-1, q) @ self.params.loadings[i].T).view(-1, q, d)
-            roots = (roots * missing[:, None, :]).flatten(0, 1)
+            roots = (roots * missing[active, None, :]).flatten(0, 1)
             second = (rows * share[:, None]).T @ rows + roots.T @ roots
             second.diagonal().add_((share @ missing) * self.noise_variances[i])
             sums[i, :d], sums[i, d:] = share @ rows, pack(second)
