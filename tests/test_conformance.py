@@ -619,14 +619,14 @@ class LosesTheRemainder(TensorSource):
 
 
 class ShiftsTheWeights(TensorSource):
-    def _block(self, start, stop):
-        block = super()._block(start, stop)
+    def _block(self, read, start, stop):
+        block = super()._block(read, start, stop)
         return block if block.weights is None else Block(block.x, self.weights.roll(1)[start:stop], start)
 
 
 class StartsAtZero(TensorSource):
-    def _block(self, start, stop):
-        return replace(super()._block(start, stop), start=0)
+    def _block(self, read, start, stop):
+        return replace(super()._block(read, start, stop), start=0)
 
 
 class AddsByThread(TensorSource):

@@ -324,6 +324,27 @@ def test_single_precision_follows_double(kind, precisions):
     assert "fell" not in single.stop_reason_
 
 
+def test_a_bound_of_many_rows_in_single_precision_rises_as_far_as_in_double():
+    rng = np.random.default_rng(0)
+    rows = (3 * rng.normal(size=(8, 8)))[rng.integers(8, size=6000)] + rng.normal(size=(6000, 8))
+    poor = np.eye(8)[np.arange(6000) % 8]
+    common = {"covariance_type": "tied", "init_params": poor, "max_iter": 200}
+    single, double = (
+        BayesianGaussianMixture(8, **common).fit(rows.astype(dtype)) for dtype in (np.float32, np.float64)
+    )
+    assert single.lower_bound_ == pytest.approx(double.lower_bound_, abs=0.1)
+    assert single.n_iter_ == double.n_iter_
+
+
+def test_k_means_starts_a_fit_of_files_as_of_rows_in_memory(tmp_path):
+    np.save(tmp_path / "rows.npy", IRIS)
+    far, near = (
+        BayesianGaussianMixture(3, init_params="kmeans", random_state=0).fit(rows)
+        for rows in (mixcoder.open_blocks(tmp_path / "rows.npy"), IRIS)
+    )
+    assert far.lower_bound_ == pytest.approx(near.lower_bound_, rel=1e-6)
+
+
 # What it tends to
 
 

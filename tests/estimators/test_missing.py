@@ -129,7 +129,7 @@ def test_both_paths_agree_on_complete_rows(name):
     model = MAKERS[name](random_state=0, tol=0.1).fit(x).model_
     source = TensorSource(torch.from_numpy(x), torch.rand(300, generator=torch.Generator().manual_seed(0)))
     problem, _ = prepare(source, model.family, scan_range(source), frame=model.frame)
-    incomplete = IncompleteProblem.of(problem, torch.from_numpy(x.mean(0)))
+    incomplete = IncompleteProblem.of(problem, filler=torch.from_numpy(x.mean(0)))
     one, other = (p.totals(model.params, model.log_weights, model.encoder) for p in (problem, incomplete))
     assert float(other.bound) == pytest.approx(float(one.bound), rel=1e-9)
     assert float(other.weight) == pytest.approx(float(one.weight), rel=1e-12)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,8 +32,7 @@ def problem_of(n, d, dtype, weighted, k):
 
 def plain(problem: LloydProblem) -> Problem:
     """Return the problem without a memory."""
-    kept = {entry.name: getattr(problem, entry.name) for entry in fields(Problem) if entry.init}
-    return Problem(**kept)
+    return Problem.of(problem)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

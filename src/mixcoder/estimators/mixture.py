@@ -463,8 +463,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         model = self._generative()
         x = rows_of(self, X, reset=False)
         require_marginals(model)
-        # Where a fit refuses missing entries they are welcome here all the same.
-        if self._allows_missing(model.family) or bool(torch.isinf(x).any()):
+        if self._allows_missing(model.family):  # else a fit refuses them, and ``complete`` does not
             self._admissible_range(TensorSource(x), model.family)
         return on_device(model, x.device), x
 

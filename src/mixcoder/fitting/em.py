@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -68,6 +68,15 @@ class Problem:
     refills: ClassVar[bool] = True
     """Whether a component that lost its rows is given new ones; under a prior it rests on that."""
 
+    tolerance: ClassVar[dict[torch.dtype, float]] = FIT_TOLERANCE
+    """Largest error in nats that a pass may make on a row of typical size, by the dtype of the rows."""
+
+    @classmethod
+    def of(cls, problem: Problem, **changes: Any) -> Self:
+        """Return a problem of this kind on what another knows, some of it changed, and what this kind adds."""
+        known = {entry.name: getattr(problem, entry.name) for entry in fields(Problem)}
+        return cls(**(known | changes))
+
     def with_pooled(self) -> Problem:
         """Return the problem with its pooled sums added up, one pass over the rows."""
         probe = self.family.pooled(self.frame.apply(self.source.take(torch.tensor([0])).double()))
@@ -93,7 +102,7 @@ class Problem:
             source.dtype,
             self.workspace,
             self.magnitude,
-            FIT_TOLERANCE[source.dtype],
+            self.tolerance[source.dtype],
             column_major=not isinstance(encoder, Argmax),
         )
         kernel = self.family.kernel(params, log_weights, setting)
@@ -141,6 +150,25 @@ class Problem:
         rows = block_rows(n_components, self.width, 8)
         equal = self.magnitude.new_full((n_components,), -math.log(n_components))
         return self.maximize(self.source.map_reduce(visit, rows), equal)
+
+    def row_bounds(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Callable[[Block], Tensor]:
+        """Return what gives the bound of each row of a block in float64, shape (n,), in working units."""
+        setting = PassSetting(
+            torch.float64,
+            self.workspace.child("bounds"),
+            self.magnitude,
+            FIT_TOLERANCE[torch.float64],
+            column_major=False,
+        )
+        kernel = self.family.kernel(params, log_weights, setting)
+
+        def bounds(block: Block) -> Tensor:
+            rows = kernel.expand(block.x, self.frame)
+            bound = encoder.encode_with_bound_(kernel.log_joint(rows))[1]
+            offset = kernel.row_offset(rows)
+            return bound if offset is None else bound + offset
+
+        return bounds
 
     def log_likelihood(self, params: Params, rows: Tensor) -> Tensor:
         """Return log p(x | k) of rows in working coordinates, shape (n, k)."""

@@ -101,7 +101,7 @@ def prepare(
     if limits.incomplete:
         # The mean row is of the domain of few families other than the Gaussian ones; the lowest of all.
         middle = family.check_rows(seen.mean[None]) is None
-        return IncompleteProblem.of(problem, seen.mean if middle else seen.lowest), seen
+        return IncompleteProblem.of(problem, filler=seen.mean if middle else seen.lowest), seen
     return problem.with_pooled(), seen
 
 

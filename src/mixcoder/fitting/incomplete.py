@@ -49,20 +49,6 @@ class IncompleteProblem(Problem):
 
     filler: Tensor = field(kw_only=True)
 
-    @classmethod
-    def of(cls, problem: Problem, filler: Tensor) -> IncompleteProblem:
-        """Return the problem of the same rows, some of whose entries are missing."""
-        return cls(
-            problem.source,
-            problem.family,
-            problem.frame,
-            problem.magnitude,
-            problem.variances,
-            problem.total_weight,
-            fixed_weights=problem.fixed_weights,
-            filler=filler,
-        )
-
     def with_pooled(self) -> IncompleteProblem:
         """Return the problem itself: sums that no code weighs depend on the code where entries are missing."""
         return self
@@ -97,6 +83,16 @@ class IncompleteProblem(Problem):
         """Return the sums themselves: a pass adds all of them up."""
         return statistics
 
+    def row_bounds(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Callable[[Block], Tensor]:
+        """Return what gives the bound of what each row shows; that of a row without any entry is infinite."""
+
+        def bounds(block: Block) -> Tensor:
+            rows = self.frame.apply(block.x.double())
+            bound = encoder.encode_with_bound_(self.log_likelihood(params, rows) + log_weights)[1]
+            return bound.masked_fill(rows.isnan().all(1), torch.inf)
+
+        return bounds
+
     def log_likelihood(self, params: Params, rows: Tensor) -> Tensor:
         """Return log p(x_a | k) of rows in working coordinates, shape (n, k)."""
         result = rows.new_empty(len(rows), params.n_components)
@@ -118,15 +114,8 @@ class IncompleteProblem(Problem):
         Starts are found there: seeding, short fits and codes given by the user need whole rows.
         """
         model = self._one_component()
-        return _CompletedProblem(
-            CompletedSource(self.source, self.family, model, self.frame),
-            self.family,
-            self.frame,
-            self.magnitude,
-            self.variances,
-            self.total_weight,
-            fixed_weights=self.fixed_weights,
-        ).with_pooled()
+        source = CompletedSource(self.source, self.family, model, self.frame)
+        return _CompletedProblem.of(self, source=source).with_pooled()
 
     def _one_component(self) -> Params:
         """Return the parameters of one component, of the first rows or a stride of many."""

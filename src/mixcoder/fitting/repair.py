@@ -99,12 +99,10 @@ def _worst_rows(
     problem: Problem, params: Params, log_weights: Tensor, encoder: Encoder, n_rows: int
 ) -> _Worst:
     """Return the rows with the lowest bound."""
-    frame = problem.frame
+    bounds = problem.row_bounds(params, log_weights, encoder)
 
     def visit(block: Block) -> _Worst:
-        rows = frame.apply(block.x.double())
-        bound = encoder.encode_with_bound_(problem.log_likelihood(params, rows) + log_weights)[1]
-        bound = bound.masked_fill(rows.isnan().all(1), torch.inf)
+        bound = bounds(block)
         if block.weights is not None:
             bound = torch.where(block.weights > 0, bound, torch.inf)
         lowest, index = torch.topk(bound, min(n_rows, len(bound)), largest=False)

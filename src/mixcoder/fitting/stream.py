@@ -90,7 +90,9 @@ class Stream:
         """Return the stream after one more batch."""
         reach, incomplete = self._reach(batch)
         problem = replace(self.problem, source=batch, pooled=None, magnitude=reach)
-        seen = IncompleteProblem.of(problem, problem.frame.shift) if incomplete else problem.with_pooled()
+        seen = (
+            IncompleteProblem.of(problem, filler=problem.frame.shift) if incomplete else problem.with_pooled()
+        )
         totals = seen.totals(self.params, self.log_weights, self.encoder.at(self.n_steps))
         weight = float(totals.weight)
         if weight == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -13,7 +13,7 @@ from mixcoder.components import Gaussian
 from mixcoder.components.base import Params
 from mixcoder.components.exponential import ExponentialFamily
 from mixcoder.encoders import Encoder
-from mixcoder.fitting.em import Problem, Totals
+from mixcoder.fitting.em import FIT_TOLERANCE, Problem, Totals
 from mixcoder.ops.gaussian import LOG_2PI
 from mixcoder.priors import MixturePosterior, MixturePrior
 from mixcoder.statistics import Moments, Statistics
@@ -51,12 +51,14 @@ class VariationalProblem(Problem):
 
     refills: ClassVar[bool] = False
 
+    # The bound is that of all rows, and a step that changes it by less than a nat counts: float32 cannot tell.
+    tolerance: ClassVar[dict[torch.dtype, float]] = dict.fromkeys(FIT_TOLERANCE, FIT_TOLERANCE[torch.float64])
+
     @classmethod
     def over(cls, problem: Problem, prior: MixturePrior, n_components: int, row_weight: float) -> Self:
         """Return the problem with a prior for so many components."""
-        known = {entry.name: getattr(problem, entry.name) for entry in fields(Problem)}
         log_start = float(prior.log_normalizer_without_rows(n_components))
-        return cls(**known, prior=prior, row_weight=row_weight, log_start=log_start)
+        return cls.of(problem, prior=prior, row_weight=row_weight, log_start=log_start)
 
     def _pass(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Totals:
         """Return the sums of one pass and the lower bound that they lead to, in units of ``row_weight`` nats."""
@@ -85,9 +87,8 @@ class VariationalProblem(Problem):
 
     def without_prior(self) -> Problem:
         """Return the problem of maximum likelihood on the same rows, with a floor where the prior was."""
-        known = {entry.name: getattr(self, entry.name) for entry in fields(Problem)}
-        known["family"] = replace(cast("Gaussian[Any]", self.family), min_variance=Gaussian.min_variance)
-        return Problem(**known)
+        family = replace(cast("Gaussian[Any]", self.family), min_variance=Gaussian.min_variance)
+        return Problem.of(self, family=family)
 
     def adopt(self, params: Params, log_weights: Tensor, encoder: Encoder) -> tuple[Params, Tensor]:
         """Return the posterior of the code that a mixture of plain parameters gives."""
