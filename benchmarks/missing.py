@@ -86,8 +86,7 @@ def main() -> None:
         (
             "Written by `python benchmarks/missing.py`; root mean squared error of the removed pixels, grey levels "
             f"divided by 16; each method learns from the incomplete table alone. {options.seeds} seed(s), mean and "
-            "standard deviation; seconds for learning, choosing settings and filling in, on a machine shared with "
-            "other work while this ran."
+            "standard deviation; seconds for learning, choosing settings and filling in."
         ),
         "",
         "| missing | method | error | seconds | chosen |",
