@@ -175,6 +175,15 @@ class Family(ABC, Generic[P, S]):
         del x, weights
         return None
 
+    def log_prior(self, params: P, statistics: S) -> Tensor | None:
+        """Return what ``maximize`` adds to the bound for the parameters alone, shape (k,), in the unit of the sums.
+
+        ``None`` where it is nothing. It may depend on sums that no code changes: the weight of the rows, their
+        variance.
+        """
+        del params, statistics
+        return None
+
     def collapsed(self, params: P, variances: Tensor) -> Tensor | None:
         """Return which components stand on the family's floor, shape (k,) bool; ``None``: it has none.
 

@@ -252,6 +252,9 @@ class _Race:
         else:
             flat = code.dense(log_joint.dtype).transpose(0, 1).flatten(1)
         statistics = kernel.statistics(self.expanded, flat, self.row_weights)
+        log_prior = self.problem.family.log_prior(params, statistics)
+        if log_prior is not None:
+            bounds = bounds + log_prior.view(n_starts, k).sum(1)
         return *_maximize(self.problem, statistics, self.pooled, n_starts, log_weights), bounds
 
 
