@@ -15,6 +15,7 @@ _HOMES = {
     "MixtureAutoencoder": "mixcoder.autoencoder",
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
+    "SubspaceMixture": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
 }
@@ -28,6 +29,7 @@ __all__ = [
     "MixtureAutoencoder",
     "PPCAMixture",
     "ParametricEmbedding",
+    "SubspaceMixture",
     "__version__",
     "components",
     "encoders",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         Mixture,
         ParametricEmbedding,
         PPCAMixture,
+        SubspaceMixture,
         load,
     )
     from mixcoder.sources import open_blocks

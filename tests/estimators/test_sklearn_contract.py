@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from mixcoder import FactorAnalyzerMixture, GaussianMixture, KMeans, Mixture, PPCAMixture
+from mixcoder import FactorAnalyzerMixture, GaussianMixture, KMeans, Mixture, PPCAMixture, SubspaceMixture
 from mixcoder.components import PPCA, FactorAnalyzer, GaussianTiedSpherical, StudentT
 from mixcoder.encoders import Argmax, Tempered
 
@@ -48,6 +48,11 @@ MIXTURES = [
     PPCAMixture(2, 1),
     PPCAMixture(2, 1, temperature=0.0, min_variance=0.1),
     FactorAnalyzerMixture(2, 1),
+    PPCAMixture(2, 1, noise="shared"),
+    PPCAMixture(2, "auto", shrinkage=0.1),
+    FactorAnalyzerMixture(2, 1, noise="shared", shrinkage=0.1),
+    SubspaceMixture(2, 1),
+    SubspaceMixture(2, "auto", n_init=2),
 ]
 
 

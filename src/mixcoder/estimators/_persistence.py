@@ -30,8 +30,9 @@ _STATE = {
     "Mixture": _DENSITY_STATE,
     "PPCAMixture": _DENSITY_STATE,
     "KMeans": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_", "_weight_unit"),
+    "SubspaceMixture": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_"),
 }
-_ARRAYS = {"KMeans": ("labels_", "_cluster_counts")}
+_ARRAYS = {"KMeans": ("labels_", "_cluster_counts"), "SubspaceMixture": ("_cluster_counts",)}
 _SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture")
 
 
@@ -40,8 +41,10 @@ def _estimators() -> dict[str, type[Any]]:
     from mixcoder.estimators.k_means import KMeans
     from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
     from mixcoder.estimators.mixture import Mixture
+    from mixcoder.estimators.subspace_mixture import SubspaceMixture
 
-    return {c.__name__: c for c in (FactorAnalyzerMixture, GaussianMixture, KMeans, Mixture, PPCAMixture)}
+    known = (FactorAnalyzerMixture, GaussianMixture, KMeans, Mixture, PPCAMixture, SubspaceMixture)
+    return {c.__name__: c for c in known}
 
 
 def _families() -> dict[str, type[Family[Any, Any]]]:
