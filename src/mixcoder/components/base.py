@@ -170,6 +170,11 @@ class Family(ABC, Generic[P, S]):
         """Return the rows as points among which Euclidean distances mean something, shape (n, e)."""
         return x
 
+    @property
+    def seeding_rank(self) -> int | None:
+        """Dimension of the planes that a fit may begin with; ``None`` where components are around points."""
+        return None
+
     def pooled(self, x: Tensor, weights: Tensor | None = None) -> Tensor | None:
         """Return the sums that no code weighs, computed once a fit; ``None`` where there are none."""
         del x, weights

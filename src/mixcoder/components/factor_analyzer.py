@@ -143,6 +143,11 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
             raise DataError(str(error)) from None
         return self
 
+    @property
+    def seeding_rank(self) -> int:
+        """The largest rank: a plane of too many directions tells more than one of too few."""
+        return low_rank.largest_rank(self.n_latent)
+
     def width(self, n_features: int) -> int:
         """Return 1 + d + d(d+1)/2, the sums of the first M-step: they are what memory must hold."""
         return 1 + n_features + n_features * (n_features + 1) // 2

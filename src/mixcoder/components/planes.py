@@ -70,6 +70,11 @@ class Planes(ExponentialFamily[P]):
             raise DataError(str(error)) from None
         return self
 
+    @property
+    def seeding_rank(self) -> int:
+        """The largest rank: a plane of too many directions tells more than one of too few."""
+        return low_rank.largest_rank(self.n_latent)
+
     def width(self, n_features: int) -> int:
         """Return 1 + d + d(d+1)/2, or (1 + q)(1 + d) for many features."""
         if n_features > self.max_packed:

@@ -111,12 +111,14 @@ class LinearMixture(LinearCodes, Mixture):
             most_axes(n_rows, problem.source.n_features, self.n_components) if asked is None else max(asked)
         )
         wide = with_ranks(problem, most)
-        if given is not None:
-            wide_given = self._given_start(wide)
-            starts = wide_given if callable(wide_given) else (lambda attempt: wide_given)
-        else:
-            starts = lambda attempt: found_start(wide, self.n_components, encoder, generator)  # noqa: E731
         n_init = 1 if given is not None and not callable(given) else self.n_init
+        given_wide = None if given is None else self._given_start(wide)
+
+        def starts(attempt: int) -> Start:
+            if callable(given_wide):
+                return given_wide(attempt)
+            return given_wide or found_start(wide, self.n_components, encoder, generator)
+
         result = fit(wide, encoder, starts, n_init, self._budget(encoder, given is not None))
         return ranked(wide, (result.model.params, result.model.log_weights), asked, n_rows)
 

@@ -29,7 +29,8 @@ def most_axes(n_rows: float, n_features: int, n_components: int) -> int:
 
 def with_ranks(problem: Problem, n_latent: int | tuple[int, ...]) -> Problem:
     """Return the problem with another number of latent axes."""
-    return replace(problem, family=replace(problem.family, n_latent=n_latent))
+    family: Any = problem.family
+    return replace(problem, family=replace(family, n_latent=n_latent))
 
 
 def chosen_ranks(params: Any, counts: Tensor) -> tuple[int, ...]:

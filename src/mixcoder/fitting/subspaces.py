@@ -9,12 +9,13 @@ from dataclasses import replace
 import torch
 
 from mixcoder.components import PPCA, Subspace
+from mixcoder.components.ppca import PPCAParams
 from mixcoder.components.subspace import SubspaceParams
 from mixcoder.encoders import Argmax
 from mixcoder.fitting.alternate import Step, StopRule, gain_below
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit
-from mixcoder.fitting.ranks import most_axes, ranked
+from mixcoder.fitting.ranks import most_axes, ranked, with_ranks
 from mixcoder.ops import low_rank
 
 # Smallest noise variance, as a share of that of the data, in whose units distances are counted.
@@ -84,11 +85,10 @@ def ranked_planes(
     found, (params, log_weights) = ranked(
         wide, (result.model.params, result.model.log_weights), ranks, n_rows
     )
-    chosen = found.family.n_latent
+    assert isinstance(params, PPCAParams)
+    assert isinstance(found.family, PPCA)
     bases = torch.linalg.svd(params.loadings, full_matrices=False)[0]
-    has_axis = low_rank.axis_mask(chosen, n_components, bases.device)
-    if has_axis is not None:
-        bases = bases * has_axis[:, None, :]
-    planes = SubspaceParams(params.means, bases)
+    has_axis = low_rank.axis_mask(found.family.n_latent, n_components, bases.device)
+    planes = SubspaceParams(params.means, bases if has_axis is None else bases * has_axis[:, None, :])
     equal = torch.full_like(log_weights, -math.log(n_components))
-    return replace(problem, family=replace(problem.family, n_latent=chosen)), (planes, equal)
+    return with_ranks(problem, found.family.n_latent), (planes, equal)
