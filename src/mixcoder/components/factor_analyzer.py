@@ -198,6 +198,7 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
         """Return means, the loadings that the latent moments ask for, and what they leave of the variances."""
         counts, first = statistics.counts, statistics.sums
         low_rank.require_rank("FactorAnalyzer", self.n_latent, first.shape[1])
+        low_rank.axis_mask(self.n_latent, len(counts))  # one rank a component, or an error
         means = safe_means(counts, first)
         overall = total_variances(counts, first, statistics.squares.sum(0))
         floor = variance_floor(overall, self.min_variance)

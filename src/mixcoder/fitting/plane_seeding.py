@@ -38,8 +38,8 @@ def plane_labels(
 
     References
     ----------
-    Arthur & Vassilvitskii (2007), section 5, for points; Zhang, Szlam, Wang & Lerman (2012), "Hybrid linear modeling via
-    local best-fit flats", for planes.
+    Arthur & Vassilvitskii (2007), section 5, for points; Zhang, Szlam, Wang & Lerman (2012), "Hybrid linear modeling
+    via local best-fit flats", for planes.
     """
     m, needed = len(view), n_latent + 1
     wanted = max(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mixcoder.components import PPCA, FactorAnalyzer
+from mixcoder.components import FactorAnalyzer
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Start
 from mixcoder.ops import low_rank
@@ -19,7 +20,8 @@ from mixcoder.ops import low_rank
 _MOST_AXES = 32
 _ROWS_PER_AXIS = 4
 
-LowRank = PPCA | FactorAnalyzer
+# EM steps of a factor analysis of a covariance.
+_FACTOR_STEPS = 200
 
 
 def most_axes(n_rows: float, n_features: int, n_components: int) -> int:
@@ -31,61 +33,6 @@ def with_ranks(problem: Problem, n_latent: int | tuple[int, ...]) -> Problem:
     """Return the problem with another number of latent axes."""
     family: Any = problem.family
     return replace(problem, family=replace(family, n_latent=n_latent))
-
-
-def chosen_ranks(params: Any, counts: Tensor) -> tuple[int, ...]:
-    r"""Return the rank of each component that its own Bayesian information criterion prefers.
-
-    With eigenvalues l of its covariance in units of the noise, and q axes,
-
-    .. math:: \mathrm{BIC}_q = N_k \Bigl[\sum_{j\le q} \log l_j + (d-q) \log \frac{\sum_{j>q} l_j}{d-q}\Bigr]
-              + \bigl(dq - q(q-1)/2\bigr) \log N_k,
-
-    the maximum of the likelihood over all PPCA of rank q.
-
-    Parameters
-    ----------
-    params : PPCAParams or FactorAnalyzerParams
-        Of a fit with more axes than are expected.
-    counts : Tensor, shape (k,)
-        Rows of each component.
-
-    References
-    ----------
-    Tipping & Bishop (1999), section 3.2; Schwarz (1978).
-    """
-    _, d, most = params.loadings.shape
-    ranks = torch.arange(1, most + 1, dtype=torch.float64)
-    free = d * ranks - ranks * (ranks - 1) / 2
-    criteria = -2 * _rank_log_likelihoods(params, counts)
-    criteria = criteria + free * counts.clamp_min(2.0).log().cpu()[:, None]
-    return tuple((criteria.argmin(1) + 1).tolist())
-
-
-def matched(params: Any, counts: Tensor, ranks: tuple[int, ...]) -> Tensor:
-    """Return which component of a fit with the largest rank takes each of given ranks: the likeliest assignment."""
-    wanted = torch.tensor(ranks)
-    gains = _rank_log_likelihoods(params, counts)[:, wanted - 1]  # (component, place)
-    order = linear_sum_assignment(-gains.T.numpy())[1]
-    return torch.from_numpy(order).to(counts.device)
-
-
-def truncated(params: Any, ranks: tuple[int, ...]) -> Any:
-    """Return parameters with the strongest axes alone; what the others carried is noise."""
-    noise = params.noise_variances if params.noise_variances.ndim == 2 else params.noise_variances[:, None]
-    stds = noise.sqrt()[:, :, None]
-    axes, sizes, _ = torch.linalg.svd(params.loadings / stds, full_matrices=False)
-    loadings = axes * sizes[:, None, :] * stds  # falling in units of the noise
-    has_axis = low_rank.axis_mask(ranks, len(noise), noise.device)
-    assert has_axis is not None
-    dropped = (
-        (loadings * ~torch.nn.functional.pad(has_axis, (0, sizes.shape[1] - max(ranks)))[:, None])
-        .square()
-        .sum(2)
-    )
-    noise = noise + (dropped if noise.shape[1] > 1 else dropped.mean(1, keepdim=True))
-    loadings = loadings[:, :, : max(ranks)] * has_axis[:, None]
-    return replace(params, loadings=loadings, noise_variances=noise.view_as(params.noise_variances))
 
 
 def ranked(
@@ -106,21 +53,134 @@ def ranked(
     """
     params, log_weights = start
     counts = log_weights.exp() * n_rows
+    likelihoods, of_ranks = _alternatives(problem, params)
+    likelihoods = counts[:, None] * likelihoods
+    order = torch.arange(len(counts), device=counts.device)
     if ranks is None:
-        ranks = chosen_ranks(params, counts)
+        ranks = chosen_ranks(likelihoods, counts, problem.source.n_features)
     else:
-        order = matched(params, counts, ranks)
-        params, log_weights = params.take(order), log_weights[order]
-    return with_ranks(problem, ranks), (truncated(params, ranks), log_weights)
+        order = matched(likelihoods, ranks)
+    return with_ranks(problem, ranks), (of_ranks(order, ranks), log_weights[order])
 
 
-def _rank_log_likelihoods(params: Any, counts: Tensor) -> Tensor:
-    """Return the log-likelihood of each component's rows at ranks 1..q, up to a constant of its own, shape (k, q)."""
-    noise = params.noise_variances if params.noise_variances.ndim == 2 else params.noise_variances[:, None]
+def chosen_ranks(likelihoods: Tensor, counts: Tensor, n_features: int) -> tuple[int, ...]:
+    r"""Return the rank of each component that its own Bayesian information criterion prefers.
+
+    .. math:: \mathrm{BIC}_q = -2 \log L_q + \bigl(dq - q(q-1)/2\bigr) \log N_k
+
+    Parameters
+    ----------
+    likelihoods : Tensor, shape (k, q)
+        Greatest log-likelihoods log L of each component's rows at ranks 1..q, up to a constant of its own.
+    counts : Tensor, shape (k,)
+        Rows of each component.
+
+    References
+    ----------
+    Schwarz (1978).
+    """
+    ranks = torch.arange(1, likelihoods.shape[1] + 1, dtype=counts.dtype, device=counts.device)
+    free = n_features * ranks - ranks * (ranks - 1) / 2
+    criteria = free * counts.clamp_min(2.0).log()[:, None] - 2 * likelihoods
+    return tuple((criteria.argmin(1) + 1).tolist())
+
+
+def matched(likelihoods: Tensor, ranks: tuple[int, ...]) -> Tensor:
+    """Return which component takes each of given ranks: the assignment of the greatest likelihood, shape (k,)."""
+    places = torch.tensor(ranks, device=likelihoods.device) - 1
+    order = linear_sum_assignment(-likelihoods[:, places].T.numpy(force=True))[1]
+    return torch.from_numpy(order).to(likelihoods.device)
+
+
+def principal_log_likelihoods(params: Any) -> Tensor:
+    r"""Return the greatest log-likelihoods of PPCA of lower ranks, a row, up to a constant, shape (k, q).
+
+    With eigenvalues l of a component's covariance, in units of the noise,
+
+    .. math:: \log L_q = -\tfrac12 \Bigl[\sum_{j\le q} \log l_j + (d-q) \log \frac{\sum_{j>q} l_j}{d-q}\Bigr].
+
+    References
+    ----------
+    Tipping & Bishop (1999), section 3.2.
+    """
     _, d, most = params.loadings.shape
-    values = 1 + torch.linalg.svdvals(params.loadings / noise.sqrt()[:, :, None]).square()  # (k, q), falling
+    values = 1 + torch.linalg.svdvals(params.loadings).square() / params.noise_variances[:, None]  # falling
     total = values.sum(1, keepdim=True) + (d - most)
     ranks = torch.arange(1, most + 1, dtype=values.dtype, device=values.device)
     rest = (total - values.cumsum(1)).clamp_min(math.ulp(1.0)) / (d - ranks)
-    logs = values.log().cumsum(1) + (d - ranks) * rest.log()
-    return (-0.5 * counts[:, None] * logs).cpu()
+    return -0.5 * (values.log().cumsum(1) + (d - ranks) * rest.log())
+
+
+def nested_factors(
+    covariances: Tensor, most: int, min_variance: float
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    r"""Return factor analyses of covariances at ranks 1..q, and their log-likelihoods a row, shape (k, q).
+
+    Fewer factors than a fit has found are no part of that fit: those that are left out have explained noise, down to
+    none in some column. Each rank has its own EM, from the covariances alone,
+
+    .. math:: W \leftarrow S B' (B S B' + M^{-1})^{-1/2}, \qquad \Psi \leftarrow \mathrm{diag}(S - WW'),
+              \qquad B = M^{-1} W' \Psi^{-1}.
+
+    Parameters
+    ----------
+    covariances : Tensor, shape (k, d, d)
+        S.
+    min_variance : float
+        Smallest noise variance, as a share of that of the column.
+    """
+    d = covariances.shape[1]
+    variances = covariances.diagonal(dim1=1, dim2=2)
+    stds = variances.sqrt()
+    correlations = covariances / (stds[:, :, None] * stds[:, None, :])
+    found: list[tuple[Tensor, Tensor]] = []
+    scores: list[Tensor] = []
+    for q in range(1, most + 1):
+        loadings, even = low_rank.principal_axes(correlations, q, variances.new_tensor([min_variance]))
+        noise = even[:, None].expand(-1, d)
+        for _ in range(_FACTOR_STEPS):
+            projections, factors = low_rank.posterior(loadings, noise)
+            cross = correlations @ projections.mT  # (k, d, q)
+            within = torch.linalg.cholesky(projections @ cross + torch.cholesky_inverse(factors))
+            loadings = torch.linalg.solve_triangular(within, cross.mT, upper=False).mT
+            noise = (1 - loadings.square().sum(2)).clamp_min(min_variance)
+        _, factors = low_rank.posterior(loadings, noise)
+        trace = (low_rank.precision_matrices(loadings, noise) * correlations).sum((1, 2))
+        scores.append(-0.5 * (low_rank.log_det(noise, factors, d) + trace))
+        found.append((loadings * stds[:, :, None], noise * variances))
+    return found, torch.stack(scores, 1)
+
+
+def _alternatives(problem: Problem, params: Any) -> tuple[Tensor, Callable[[Tensor, tuple[int, ...]], Any]]:
+    """Return log-likelihoods a row at ranks 1..q, shape (k, q), and what makes parameters of components and ranks."""
+    q = params.loadings.shape[2]
+    if not isinstance(problem.family, FactorAnalyzer):
+        return principal_log_likelihoods(params), lambda order, ranks: _truncated(params.take(order), ranks)
+    covariances = params.loadings @ params.loadings.mT + torch.diag_embed(params.noise_variances)
+    found, likelihoods = nested_factors(covariances, q, problem.family.min_variance)
+
+    def of_ranks(order: Tensor, ranks: tuple[int, ...]) -> Any:
+        widest = max(ranks)
+        parts = [
+            (torch.nn.functional.pad(found[rank - 1][0][k], (0, widest - rank)), found[rank - 1][1][k])
+            for k, rank in zip(order.tolist(), ranks, strict=True)
+        ]
+        loadings, noise = (torch.stack(values) for values in zip(*parts, strict=True))
+        return replace(params.take(order), loadings=loadings, noise_variances=noise)
+
+    return likelihoods, of_ranks
+
+
+def _truncated(params: Any, ranks: tuple[int, ...]) -> Any:
+    """Return parameters of PPCA with the strongest axes alone; what the others carried is noise."""
+    axes, sizes, _ = torch.linalg.svd(params.loadings, full_matrices=False)
+    d, q = params.loadings.shape[1], sizes.shape[1]
+    has_axis = low_rank.axis_mask(ranks, len(sizes), sizes.device)
+    assert has_axis is not None
+    kept = torch.nn.functional.pad(has_axis, (0, q - max(ranks)))
+    values, free = sizes.square(), d - has_axis.sum(1)
+    # Each axis that is left out brings its own variance and the noise along it.
+    noise = params.noise_variances + (values * ~kept).sum(1) / free
+    signal = (values + params.noise_variances[:, None] - noise[:, None]).clamp_min(0) * kept
+    loadings = axes * signal.sqrt()[:, None]
+    return replace(params, loadings=loadings[:, :, : max(ranks)], noise_variances=noise)
