@@ -114,7 +114,7 @@ def principal_log_likelihoods(params: Any) -> Tensor:
 def nested_factors(
     covariances: Tensor, most: int, min_variance: float
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    r"""Return factor analyses of covariances at ranks 1..q, and their log-likelihoods a row, shape (k, q).
+    r"""Return factor analyses of covariances at ranks 1..q, and their log-likelihoods a row up to a constant.
 
     Fewer factors than a fit has found are no part of that fit: those that are left out have explained noise, down to
     none in some column. Each rank has its own EM, from the covariances alone,
@@ -128,6 +128,10 @@ def nested_factors(
         S.
     min_variance : float
         Smallest noise variance, as a share of that of the column.
+
+    Returns
+    -------
+    list of (loadings, noise_variances), shapes (k, d, q) and (k, d), and log-likelihoods, shape (k, q)
     """
     d = covariances.shape[1]
     variances = covariances.diagonal(dim1=1, dim2=2)
