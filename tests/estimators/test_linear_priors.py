@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import scipy.stats
 import torch
 
 import mixcoder
+from mixcoder.checks import check_family
 from mixcoder.components import PPCA, FactorAnalyzer
+from mixcoder.encoders import Posterior
 from mixcoder.errors import DataError
 from mixcoder.fitting.ranks import chosen_ranks, nested_factors, principal_log_likelihoods
 
@@ -320,3 +323,17 @@ def test_impossible_settings_of_a_family_are_named(family):
             family(wrong)
     with pytest.raises(ValueError, match="2 ranks, one a component, for 3 components"):
         mixcoder.Mixture(family((1, 2)), 3).fit(np.random.default_rng(0).normal(size=(30, 4)))
+
+
+@dataclass(frozen=True)
+class Forgetful(PPCA):
+    """A prior that ``maximize`` knows and the bound does not."""
+
+    def log_prior(self, params, statistics):
+        return None
+
+
+def test_a_prior_that_the_bound_forgets_breaks_the_laws():
+    family = Forgetful(n_latent=2, shrinkage=0.3)
+    with pytest.raises(AssertionError, match="maximize is stationary"):
+        check_family(family, PPCA.examples()[0][1], encoders=[Posterior()])

@@ -14,7 +14,7 @@ _MOST_NEIGHBOURS = 6
 _SHARE_OF_A_PLANE = 4
 
 # Most operations that the choice of one start's planes may take.
-_OPERATIONS = 4e9
+_OPERATIONS = 1e9
 
 
 def plane_labels(
