@@ -18,7 +18,7 @@ _HOMES = {
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
 }
-_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
+_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "plot", "sensing")
 
 __all__ = [
     "FactorAnalyzerMixture",
@@ -36,11 +36,12 @@ __all__ = [
     "load",
     "objectives",
     "open_blocks",
+    "plot",
     "sensing",
 ]
 
 if TYPE_CHECKING:
-    from mixcoder import components, encoders, errors, estimators, objectives, sensing
+    from mixcoder import components, encoders, errors, estimators, objectives, plot, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import (
         FactorAnalyzerMixture,
