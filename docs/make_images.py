@@ -95,6 +95,12 @@ def embedding():
     )
 
 
+def selection():
+    grid = {"n_components": range(1, 9), "covariance_type": ["full", "tied", "diag", "spherical"]}
+    chosen = mixcoder.select(mixcoder.GaussianMixture(n_init=5, random_state=0), load_iris().data, grid)
+    return plot.SelectionDisplay.from_selection(chosen)
+
+
 def spectrum():
     rows = digits()
     return plot.SpectrumDisplay.from_estimator(
@@ -114,6 +120,7 @@ PICTURES = (
     codebook,
     rate_distortion,
     embedding,
+    selection,
     spectrum,
 )
 

@@ -17,8 +17,20 @@ _HOMES = {
     "ParametricEmbedding": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
+    "select": "mixcoder.estimators",
+    "stability": "mixcoder.estimators",
 }
-_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "plot", "sensing")
+_MODULES = (
+    "checks",
+    "components",
+    "encoders",
+    "errors",
+    "estimators",
+    "objectives",
+    "plot",
+    "selection",
+    "sensing",
+)
 
 __all__ = [
     "FactorAnalyzerMixture",
@@ -37,11 +49,14 @@ __all__ = [
     "objectives",
     "open_blocks",
     "plot",
+    "select",
+    "selection",
     "sensing",
+    "stability",
 ]
 
 if TYPE_CHECKING:
-    from mixcoder import components, encoders, errors, estimators, objectives, plot, sensing
+    from mixcoder import components, encoders, errors, estimators, objectives, plot, selection, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import (
         FactorAnalyzerMixture,
@@ -51,6 +66,8 @@ if TYPE_CHECKING:
         ParametricEmbedding,
         PPCAMixture,
         load,
+        select,
+        stability,
     )
     from mixcoder.sources import open_blocks
 

@@ -17,6 +17,7 @@ import mixcoder
 from mixcoder import components, plot
 from mixcoder.encoders import Tempered
 from mixcoder.plot._planes import PlanarMixture, mass_levels, moments, principal, project
+from mixcoder.selection import Candidate, Selection
 
 RNG = np.random.default_rng(0)
 CLOUDS = np.concatenate([RNG.normal(size=(60, 4)) * s + m for s, m in ((1.0, 0.0), (0.5, 4.0), (1.5, -5.0))])
@@ -30,6 +31,7 @@ EMBEDDED = mixcoder.ParametricEmbedding(2, model=GAUSSIAN, absorber=0.2).fit(CLO
 ANNEALED = mixcoder.Mixture(
     "gaussian_diagonal", 3, encoder=Tempered(0.3, target_beta=1.0), random_state=0
 ).fit(CLOUDS)
+AUTO = mixcoder.GaussianMixture("auto", random_state=0).fit(CLOUDS)
 
 CASES = {
     "density": (plot.DensityDisplay, (GAUSSIAN, CLOUDS), {"feature": 1}),
@@ -44,6 +46,7 @@ CASES = {
     "codebook": (plot.CodebookDisplay, (KMEANS, IMAGES), {}),
     "rate-distortion": (plot.RateDistortionDisplay, (KMEANS, IMAGES), {"n_components": (2, 3, 5)}),
     "embedding": (plot.EmbeddingDisplay, (EMBEDDED,), {}),
+    "selection": (plot.SelectionDisplay, (AUTO,), {}),
     "spectrum": (plot.SpectrumDisplay, (PLANES,), {}),
 }
 EVERY = pytest.mark.parametrize("name", CASES)
@@ -56,7 +59,7 @@ def draw(name, **more):
 
 def test_every_display_has_a_case():
     shown = {display.__name__ for display, _, _ in CASES.values()} | {"CornerDisplay"}
-    assert shown | {"SelectionDisplay"} >= set(plot.__all__)
+    assert shown == set(plot.__all__)
 
 
 @EVERY
@@ -315,6 +318,22 @@ def test_the_absorbers_share_is_what_the_kernel_says():
     np.testing.assert_array_equal([t.get_position() for t in display.anchors_], EMBEDDED.anchors_)
     placed = plot.EmbeddingDisplay.from_estimator(EMBEDDED, CLOUDS[:7])
     np.testing.assert_allclose(placed.codes, EMBEDDED.transform(CLOUDS[:7]))
+
+
+def test_the_selection_drawn_is_the_selection():
+    candidates = AUTO.selection_.candidates
+    display = draw("selection")
+    (line,) = display.lines_.values()
+    assert line.get_xdata().tolist() == [c.n_components for c in candidates if c.failure is None]
+    assert line.get_ydata().tolist() == [c.bic for c in candidates if c.failure is None]
+    assert display.best_.get_xdata() == [AUTO.n_components_]
+    failed = Candidate({"n_components": 9}, 9, failure="it broke")
+    both = plot.SelectionDisplay.from_selection(Selection((*candidates, failed), "icl"))
+    assert both.failed_.get_xdata().tolist()[-1] == 9
+    with pytest.raises(TypeError, match="n_components='auto'"):
+        plot.SelectionDisplay.from_estimator(GAUSSIAN)
+    with pytest.raises(ValueError, match="criterion must be one of"):
+        plot.SelectionDisplay.from_estimator(AUTO, criterion="dic")
 
 
 def test_spectra_are_eigenvalues_of_the_low_rank_part():

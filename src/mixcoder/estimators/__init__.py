@@ -6,6 +6,8 @@ from mixcoder.estimators.k_means import KMeans
 from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
 from mixcoder.estimators.mixture import Mixture
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
+from mixcoder.estimators.selection import select
+from mixcoder.estimators.stability import stability
 
 __all__ = [
     "FactorAnalyzerMixture",
@@ -15,4 +17,6 @@ __all__ = [
     "PPCAMixture",
     "ParametricEmbedding",
     "load",
+    "select",
+    "stability",
 ]

@@ -49,7 +49,9 @@ class GaussianMixture(DensityEstimator):
 
     Parameters
     ----------
-    n_components : int, default=1
+    n_components : int or "auto", default=1
+        "auto" fits one component, two, and so on, until BIC has not improved three times in a row, and keeps the best;
+        see ``selection_`` and, for covariance types too, :func:`mixcoder.select`.
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}, default="full"
     tol : float, default=1e-3
         The fit stops when an EM step changes the mean log-likelihood by less than this, in nats per row.
@@ -126,7 +128,7 @@ class GaussianMixture(DensityEstimator):
 
     def __init__(
         self,
-        n_components: int = 1,
+        n_components: int | str = 1,
         *,
         covariance_type: str = "full",
         tol: float = 1e-3,

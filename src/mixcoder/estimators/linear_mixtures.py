@@ -32,7 +32,7 @@ class LinearMixture(Mixture):
 
     def __init__(
         self,
-        n_components: int = 1,
+        n_components: int | str = 1,
         n_latent: int = 1,
         *,
         temperature: float = 1.0,
@@ -182,7 +182,7 @@ class PPCAMixture(LinearMixture):
 
     Parameters
     ----------
-    n_components : int, default=1
+    n_components : int or "auto", default=1
     n_latent : int, default=1
         q, the dimension of the planes; less than the number of features.
     temperature : float, default=1.0
@@ -235,7 +235,7 @@ class FactorAnalyzerMixture(LinearMixture):
 
     Parameters
     ----------
-    n_components : int, default=1
+    n_components : int or "auto", default=1
     n_latent : int, default=1
         q, the number of factors; less than the number of features.
     min_variance : float, default=1e-6

@@ -14,6 +14,7 @@ from mixcoder.plot.prototypes import PrototypeDisplay
 from mixcoder.plot.rate_distortion import RateDistortionDisplay
 from mixcoder.plot.reconstructions import ReconstructionDisplay
 from mixcoder.plot.responsibilities import ResponsibilityDisplay
+from mixcoder.plot.selection import SelectionDisplay
 from mixcoder.plot.spectrum import SpectrumDisplay
 from mixcoder.plot.uncertainty import UncertaintyDisplay
 
@@ -28,6 +29,7 @@ __all__ = [
     "RateDistortionDisplay",
     "ReconstructionDisplay",
     "ResponsibilityDisplay",
+    "SelectionDisplay",
     "SpectrumDisplay",
     "UncertaintyDisplay",
 ]
