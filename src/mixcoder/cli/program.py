@@ -18,7 +18,19 @@ from mixcoder.errors import DataError, EngineError, FitError, ModelFileError
 
 __all__ = ["COMMANDS", "EXIT_CODES", "Program", "main"]
 
-COMMANDS = ("fit", "encode", "decode", "score", "sample", "inspect", "check", "doctor", "demo", "reproduce")
+COMMANDS = (
+    "fit",
+    "encode",
+    "decode",
+    "score",
+    "sample",
+    "report",
+    "inspect",
+    "check",
+    "doctor",
+    "demo",
+    "reproduce",
+)
 
 OK, INTERNAL, USAGE, DATA, FIT, MODEL, ENGINE, INTERRUPTED, BROKEN_PIPE, TERMINATED = (
     0,

@@ -118,7 +118,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     @property
     def _n_fitted_components(self) -> int:
-        return int(self.n_components)
+        return self.n_components_ if isinstance(self.n_components, str) else int(self.n_components)
 
     @property
     def n_components_(self) -> int:
@@ -302,10 +302,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     def _report(self, result: FitResult) -> None:
         if not self.verbose:
             return
-        bounds = result.history.bound
-        for i, bound in enumerate(bounds, 1):
-            if i % self.verbose_interval == 0 or i == len(bounds):
-                print(f"  iteration {i}: bound {bound:.6f} nats per row")  # noqa: T201
+        print(f"  iteration {result.n_iter}: bound {result.history.bound[-1]:.6f} nats per row")  # noqa: T201
         print(f"{type(self).__name__}: {result.reason} ({result.n_iter} iterations)")  # noqa: T201
 
     # What a density answers
