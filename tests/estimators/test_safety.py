@@ -887,7 +887,9 @@ def test_a_verbose_fit_tells_its_bound_while_it_runs(capsys):
     settings = {"tol": 0.0, "max_iter": 6, "acceleration": "none", "random_state": 0}
     model = GaussianMixture(2, verbose=1, verbose_interval=2, **settings).set_callbacks(Listener())
     with pytest.warns(UserWarning, match="did not converge"):
-        model.fit(X)
+        model.fit(
+            np.random.default_rng(0).uniform(size=(200, 2))
+        )  # no clusters: no fit settles in six iterations
     lines = [
         re.findall(r"start 1, iteration (\d+): bound (\S+) nats per row, \S+ rows a second", part)
         for part in told
