@@ -31,7 +31,7 @@ from mixcoder.estimators._validation import Number, as_tensor, like_input, numbe
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem
-from mixcoder.fitting.fit import Budget, Start, describe, fit, found_start, prepare, start_from_code
+from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
 from mixcoder.fitting.stream import Stream
 from mixcoder.sensing import Posterior as Sight
 from mixcoder.sensing import condition, impute, marginal, posterior
@@ -218,7 +218,6 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
         result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem))
         self._keep(result)
-        self._collapsed = describe(result.model, problem.variances)
         self.lower_bound_ = result.bound
         self.lower_bounds_ = list(result.history.bound)
         sums = result.statistics

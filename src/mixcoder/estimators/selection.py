@@ -20,6 +20,8 @@ from torch import Tensor
 from mixcoder.errors import DataError, DegenerateComponentWarning, FitError
 from mixcoder.estimators._validation import as_tensor, weights_of
 from mixcoder.estimators.mixture import DensityEstimator
+from mixcoder.fitting.fit import describe
+from mixcoder.fitting.scan import scan, scan_range
 from mixcoder.selection import CRITERIA, Candidate, Selection
 from mixcoder.sources import Source
 
@@ -220,7 +222,7 @@ def _judged(
         -2 * log_likelihood + 2 * n_parameters,
         held_out,
         time.perf_counter() - began,
-        _flaw(model),
+        _flaw(model, X, sample_weight),
         remarks,
         model,
     )
@@ -244,12 +246,14 @@ def _evidence(model: Any, X: Any, sample_weight: Any) -> tuple[float, float, int
     return float(total[0]), float(total[1]), n_rows
 
 
-def _flaw(model: Any) -> str | None:
+def _flaw(model: Any, X: Any, sample_weight: Any) -> str | None:
     """Return why a fit is not to be chosen: its likelihood owes something to a floor, or to fewer components."""
     unused = model.model_.n_components - model.n_effective_components_
     if unused:
         return f"{unused} of {model.model_.n_components} components are not needed"
-    collapsed = model._collapsed
+    source, _ = model._source(X, sample_weight, reset=False)
+    seen = scan(source, scan_range(source))
+    collapsed = describe(model.model_, seen.variances_in(model.model_.frame))
     if collapsed:
         return f"components {collapsed} collapsed onto the variance floor"
     return None
