@@ -16,6 +16,7 @@ ORDER = (
     "bayes",
     "kmeans",
     "starts",
+    "selection",
     "memory",
     "subspaces-starts",
     "subspaces-faces",
