@@ -1,5 +1,7 @@
 """SEEING x through y = H x + e: operators, exact posteriors, missing entries."""
 
+from mixcoder.sensing.grouped import GroupedPosterior
+from mixcoder.sensing.masks import RowMasks
 from mixcoder.sensing.missing import condition, impute, marginal, observed_log_prob
 from mixcoder.sensing.operators import (
     GaussianRandom,
@@ -16,10 +18,12 @@ from mixcoder.sensing.prior import GaussianPrior
 __all__ = [
     "GaussianPrior",
     "GaussianRandom",
+    "GroupedPosterior",
     "Matrix",
     "Operator",
     "Physics",
     "Posterior",
+    "RowMasks",
     "Rows",
     "SciPyOperator",
     "as_operator",
