@@ -419,9 +419,10 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         --------
         >>> import numpy as np
         >>> from mixcoder import KMeans
-        >>> km = KMeans(2, init=[[0.0, 0.0], [4.0, 2.0]]).fit(np.array([[0.0, 0.0], [4.0, 2.0]]))
-        >>> km.posterior([[3.9]], [[1.0, 0.0]], 0.01, within_variance=0.0).mean.tolist()
-        [[4.0, 2.0]]
+        >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0.0]])
+        >>> km = KMeans(n_clusters=2, random_state=0).fit(X)
+        >>> km.posterior([[9.0]], [[1.0, 0.0]], noise_variance=0.01, within_variance=0.0).mean.tolist()
+        [[10.0, 2.0]]
         """
         model = self._fitted()
         if within_variance is None:

@@ -1,6 +1,7 @@
 """SEEING x through y = H x + e: operators, exact posteriors, missing entries."""
 
 from mixcoder.sensing.grouped import GroupedPosterior
+from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
 from mixcoder.sensing.masks import RowMasks
 from mixcoder.sensing.missing import condition, impute, marginal, observed_log_prob
 from mixcoder.sensing.operators import (
@@ -16,6 +17,9 @@ from mixcoder.sensing.posterior import Posterior, posterior
 from mixcoder.sensing.prior import GaussianPrior
 
 __all__ = [
+    "Blur",
+    "Composition",
+    "Downsampling",
     "GaussianPrior",
     "GaussianRandom",
     "GroupedPosterior",
@@ -29,6 +33,7 @@ __all__ = [
     "as_operator",
     "condition",
     "impute",
+    "inpainting",
     "marginal",
     "observed_log_prob",
     "posterior",
