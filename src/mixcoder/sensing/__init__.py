@@ -1,5 +1,11 @@
 """SEEING x through y = H x + e: operators, exact posteriors, missing entries."""
 
+from mixcoder.sensing.design import (
+    designed_operator,
+    gaussian_error,
+    gaussian_information,
+    total_covariance,
+)
 from mixcoder.sensing.grouped import GroupedPosterior
 from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
 from mixcoder.sensing.masks import RowMasks
@@ -15,6 +21,7 @@ from mixcoder.sensing.operators import (
 )
 from mixcoder.sensing.posterior import Posterior, posterior
 from mixcoder.sensing.prior import GaussianPrior
+from mixcoder.sensing.shrinkage import shrunk_prior
 
 __all__ = [
     "Blur",
@@ -32,9 +39,14 @@ __all__ = [
     "SciPyOperator",
     "as_operator",
     "condition",
+    "designed_operator",
+    "gaussian_error",
+    "gaussian_information",
     "impute",
     "inpainting",
     "marginal",
     "observed_log_prob",
     "posterior",
+    "shrunk_prior",
+    "total_covariance",
 ]
