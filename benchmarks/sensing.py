@@ -234,8 +234,8 @@ def section_mnist(train: torch.Tensor, test: torch.Tensor, n_seeds: int) -> list
         "",
         (
             f"MNIST, y = H x + e, H of independent N(0, 1) entries, noise {NOISE} a measurement; priors fitted to "
-            f"5 000 training images, errors of the first {N_TEST} test images, per pixel (a blank image: {energy:.4f}), "
-            f"mean over {n_seeds} operators, the same for every method; estimates cut to [0, 1]. mixcoder: "
+            f"5 000 training images, errors of the first {N_TEST} test images, per pixel (a blank image: {energy:.4f}"
+            f"), mean over {n_seeds} operators, the same for every method; estimates cut to [0, 1]. mixcoder: "
             f"`shrunk_prior` of a k-means of {COMPONENTS} clusters, strength {STRENGTH:g}, {COPIES} transformed copies "
             "of each training image. full, K=20: the same without copies, strength 100. "
             f"PPCA mixture: K={PPCA[0]}, q={PPCA[1]}. Lasso: the best of pixels, DCT and Haar wavelets and of seven "
@@ -324,8 +324,8 @@ def transition() -> list[str]:
     levels = (1e-2, 1e-4, 1e-6, 1e-8)
     lines = [
         (
-            f"Phase transition, {k} components of rank {q} in {d} features, orthonormal random rows: squared error of a "
-            f"row (power {float(x.square().sum(1).mean()):.1f}) by noise variance. Above the rank there is no floor."
+            f"Phase transition, {k} components of rank {q} in {d} features, orthonormal random rows: squared error of "
+            f"a row (power {float(x.square().sum(1).mean()):.1f}) by noise variance. Above the rank there is no floor."
         ),
         "",
         "| m | " + " | ".join(f"{level:g}" for level in levels) + " |",

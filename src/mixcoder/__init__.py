@@ -15,6 +15,7 @@ _HOMES = {
     "MixtureAutoencoder": "mixcoder.autoencoder",
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
+    "fit_patches": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
 }
@@ -33,6 +34,7 @@ __all__ = [
     "encoders",
     "errors",
     "estimators",
+    "fit_patches",
     "load",
     "objectives",
     "open_blocks",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         Mixture,
         ParametricEmbedding,
         PPCAMixture,
+        fit_patches,
         load,
     )
     from mixcoder.sources import open_blocks

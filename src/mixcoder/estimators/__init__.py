@@ -6,6 +6,7 @@ from mixcoder.estimators.k_means import KMeans
 from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
 from mixcoder.estimators.mixture import Mixture
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
+from mixcoder.estimators.patches import fit_patches
 
 __all__ = [
     "FactorAnalyzerMixture",
@@ -14,5 +15,6 @@ __all__ = [
     "Mixture",
     "PPCAMixture",
     "ParametricEmbedding",
+    "fit_patches",
     "load",
 ]

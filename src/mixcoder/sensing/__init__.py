@@ -6,8 +6,10 @@ from mixcoder.sensing.design import (
     gaussian_information,
     total_covariance,
 )
+from mixcoder.sensing.epll import EPLL
 from mixcoder.sensing.grouped import GroupedPosterior
 from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
+from mixcoder.sensing.learning import Learned, learn_from_measurements
 from mixcoder.sensing.masks import RowMasks
 from mixcoder.sensing.missing import condition, impute, marginal, observed_log_prob
 from mixcoder.sensing.operators import (
@@ -24,12 +26,14 @@ from mixcoder.sensing.prior import GaussianPrior
 from mixcoder.sensing.shrinkage import shrunk_prior
 
 __all__ = [
+    "EPLL",
     "Blur",
     "Composition",
     "Downsampling",
     "GaussianPrior",
     "GaussianRandom",
     "GroupedPosterior",
+    "Learned",
     "Matrix",
     "Operator",
     "Physics",
@@ -44,6 +48,7 @@ __all__ = [
     "gaussian_information",
     "impute",
     "inpainting",
+    "learn_from_measurements",
     "marginal",
     "observed_log_prob",
     "posterior",
