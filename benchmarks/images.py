@@ -81,8 +81,8 @@ def section_images() -> list[str]:
         (
             f"Grey photographs of scikit-image at half their size, the middle {SIDE} x {SIDE} pixels; PSNR in decibels"
             f". The prior is `fit_patches(n_components={COMPONENTS})` of other photographs, fitted in {fitted:.0f} s. "
-            "TV, NL means and wavelets show, image by image, the best of several settings, chosen on the test image itself; "
-            "EPLL has one setting."
+            "TV, NL means and wavelets show, image by image, the best of several settings, chosen on the test image "
+            "itself; EPLL has one setting."
         ),
         "",
         "| sigma = 25 | " + " | ".join(TEST) + " | mean | s an image |",
