@@ -83,16 +83,16 @@ def fit_patches(
 
 
 def _labels(patches: torch.Tensor, n_components: int, random_state: int) -> torch.Tensor:
-    """Return the cluster of each patch divided by the root of its length.
+    """Return the cluster of each patch by its direction and the logarithm of its length.
 
     Patches have heavy tails: nearest centres of the patches themselves, or of whitened ones, put most centres on a few
-    patches of high contrast. So scaled, components start as directions at several contrasts.
+    patches of high contrast. So every component starts as some directions at some contrast.
     """
     lengths = torch.linalg.vector_norm(patches, dim=1, keepdim=True)
-    scaled = patches / (lengths + 1e-3).sqrt()
+    shape = torch.cat([patches / (lengths + 0.05), 0.5 * (lengths + 0.02).log()], 1)
     model = KMeans(n_components, random_state=random_state, max_iter=15)
-    step = max(1, len(scaled) // max(20_000, 100 * n_components))
-    labels: torch.Tensor = model.fit(scaled[::step].contiguous()).predict(scaled)
+    step = max(1, len(shape) // max(20_000, 100 * n_components))
+    labels: torch.Tensor = model.fit(shape[::step].contiguous()).predict(shape)
     return labels.to(torch.int64)
 
 

@@ -29,8 +29,9 @@ _DENOISING = (1.0, 4.0, 8.0, 16.0, 32.0)
 # Standard deviations 1/sqrt(beta) otherwise, for pixels in [0, 1].
 _RESTORING = (0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.018, 0.012)
 
-# Smallest noise that weighs an observation against the patches; less is none.
-_EXACT = 1e-4
+# Smallest noise, as a share of a round's 1/sqrt(beta), that weighs an observation against the patches: with less the
+# system of a round is only harder to solve, since its data outweigh the patches 10 000 times already.
+_EXACT = 1e-2
 
 
 @final
@@ -172,8 +173,8 @@ class EPLL:
         operator : Operator, shape (m, d)
             It sees the flattened image.
         noise_std : float
-            Standard deviation of the noise, in the units of the pixels. Below 1e-4 of the largest round it counts as
-            that, except that chosen pixels (``Rows``) without noise are kept as they are.
+            Standard deviation of the noise, in the units of the pixels. In each round it counts as one per cent of
+            1/sqrt(beta) at least; but chosen pixels (``Rows``) without noise are kept as they are.
         start : Tensor, shape (height, width) or (channels, height, width)
             An image of d pixels to begin with.
         stds : sequence of float
@@ -212,12 +213,11 @@ class EPLL:
             covariances = covariances + torch.stack(
                 [prior.loading(k) @ prior.loading(k).T for k in prior.used]
             )
-        exact = noise_std < _EXACT * max(stds) and isinstance(operator, Rows)
-        weight = self.patch_size**2 / max(noise_std, _EXACT * max(stds)) ** 2
+        exact = noise_std == 0 and isinstance(operator, Rows)
         for std in stds:
             patches = self._patches(x)
             total = self._put(self._explained(patches, covariances, std**2), x.shape)
-            beta = 1 / std**2
+            beta, weight = 1 / std**2, self.patch_size**2 / max(noise_std, _EXACT * std) ** 2
             if exact:
                 x = total / counts
                 x.view(-1)[operator.columns] = y.to(x)  # type: ignore[union-attr]
@@ -312,22 +312,26 @@ def smooth_fill(image: Tensor, mask: Tensor) -> Tensor:
 def _compromise(
     x: Tensor, y: Tensor, operator: Operator, weight: float, precision: Tensor, pull: Tensor
 ) -> Tensor:
-    """Return the solution of (w H'H + diag(precision)) x = w H'y + pull."""
+    """Return the solution of (w H'H + diag(precision)) x = w H'y + pull, found in float64."""
+    # What the patches pull at is small beside the data where the noise is: float32 would not see it.
+    wide, y = x.double(), y.double()
+    precision, pull = precision.double(), pull.double()
 
     def system(v: Tensor) -> Tensor:
         seen = operator.adjoint(operator.apply(v.reshape(1, prod(v.shape)))).view_as(v)
         return weight * seen + precision * v
 
-    return _conjugate_gradients(system, weight * operator.adjoint(y.to(x)[None]).view_as(x) + pull, x, 200)
+    right = weight * operator.adjoint(y[None]).view_as(wide) + pull
+    return _conjugate_gradients(system, right, wide, 200).to(x)
 
 
 def _conjugate_gradients(
     system: Callable[[Tensor], Tensor], right: Tensor, x: Tensor, n_steps: int
 ) -> Tensor:
-    """Return x with system(x) = right, a symmetric positive definite system, to 1e-5 of the right side."""
+    """Return x with system(x) = right, symmetric positive definite, to 1e-8 of the right side or its rounding."""
     residual = right - system(x)
     direction, norm = residual.clone(), residual.square().sum()
-    enough = 1e-10 * right.square().sum()
+    enough = max(1e-8, torch.finfo(x.dtype).eps) ** 2 * right.square().sum()
     for _ in range(n_steps):
         if norm <= enough or norm == 0:
             break
