@@ -23,7 +23,7 @@ from mixcoder.sensing import EPLL
 SIGMA = 25 / 255
 SIDE = 128
 TEST = ("camera", "coffee", "coins", "moon")  # none of them is among those that fit_patches takes
-COMPONENTS = 200
+COMPONENTS = 100
 
 
 def photograph(name: str) -> np.ndarray:

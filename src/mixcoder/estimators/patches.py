@@ -23,8 +23,8 @@ def fit_patches(
     n_components: int = 100,
     *,
     patch_size: int = 8,
-    n_patches: int = 200_000,
-    max_iter: int = 15,
+    n_patches: int = 100_000,
+    max_iter: int = 12,
     random_state: int = 0,
 ) -> GaussianMixture:
     """Return a Gaussian mixture of grey image patches less their mean: the prior of :class:`mixcoder.sensing.EPLL`.
