@@ -52,7 +52,8 @@ def fit_patches(
     --------
     >>> import numpy as np
     >>> image = np.random.default_rng(0).random((40, 40)).cumsum(0).cumsum(1) % 1.0
-    >>> fit_patches([image], 2, patch_size=4, n_patches=500, max_iter=3).means_.shape
+    >>> mixture = fit_patches([image], 2, patch_size=4, n_patches=500, max_iter=3)
+    >>> tuple(mixture.means_.shape)
     (2, 16)
     """
     greys = [_grey(image) for image in (bundled_photographs() if images is None else images)]
