@@ -10,7 +10,19 @@ import sklearn
 import torch
 
 TARGET = Path(__file__).parent / "RESULTS.md"
-ORDER = ("em", "fit", "kmeans", "starts", "memory", "fashion", "sensing", "sensing-speed", "sensing-images")
+ORDER = (
+    "em",
+    "fit",
+    "bayes",
+    "kmeans",
+    "starts",
+    "memory",
+    "fashion",
+    "missing",
+    "sensing",
+    "sensing-speed",
+    "sensing-images",
+)
 
 
 def write_sections(written: dict[str, str]) -> None:

@@ -75,10 +75,13 @@ def test_the_bound_never_falls(noise_variance, strength):
 
 def test_a_mixture_and_the_noise_are_recovered_from_fewer_measurements_than_features():
     prior, s2 = truth(), 0.04
-    batches = batches_of(prior, 12, 400, 3, s2)
+    batches = batches_of(prior, 12, 400, 2, s2)
+    # Two measurements barely tell noise from spread: the evidence is flat along s^2, which is 22 per cent too large
+    # where 150 steps leave it, and within 3 per cent at the maximum.
     found = learn_from_measurements(
-        batches, 2, generator=torch.Generator().manual_seed(1), max_iter=150, tol=1e-7
+        batches, 2, generator=torch.Generator().manual_seed(1), max_iter=1000, tol=1e-7
     )
+    assert found.converged
     order = (found.prior.means + found.prior.shift)[:, 0].argsort(descending=True)
     means = (found.prior.means + found.prior.shift)[order]
     torch.testing.assert_close(means, prior.means + prior.shift, atol=0.1, rtol=0)
@@ -86,7 +89,7 @@ def test_a_mixture_and_the_noise_are_recovered_from_fewer_measurements_than_feat
     torch.testing.assert_close(
         found.prior.log_weights.exp(), torch.full((2,), 0.5).double(), atol=0.03, rtol=0
     )
-    assert found.noise_variance == pytest.approx(s2, rel=0.2)
+    assert found.noise_variance == pytest.approx(s2, rel=0.15)
 
 
 def test_everything_seen_is_ordinary_maximum_likelihood():

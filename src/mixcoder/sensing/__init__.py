@@ -11,7 +11,7 @@ from mixcoder.sensing.grouped import GroupedPosterior
 from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
 from mixcoder.sensing.learning import Learned, learn_from_measurements
 from mixcoder.sensing.masks import RowMasks
-from mixcoder.sensing.missing import condition, impute, marginal, observed_log_prob
+from mixcoder.sensing.missing import condition, impute, marginal, observed_log_prob, sample_missing
 from mixcoder.sensing.operators import (
     GaussianRandom,
     Matrix,
@@ -52,6 +52,7 @@ __all__ = [
     "marginal",
     "observed_log_prob",
     "posterior",
+    "sample_missing",
     "shrunk_prior",
     "total_covariance",
 ]
