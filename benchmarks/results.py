@@ -23,6 +23,9 @@ ORDER = (
     "fashion",
     "fashion-likelihood",
     "missing",
+    "sensing",
+    "sensing-speed",
+    "sensing-images",
 )
 
 

@@ -8,6 +8,7 @@ from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixtu
 from mixcoder.estimators.mixture import Mixture
 from mixcoder.estimators.model_average import ModelAverage
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
+from mixcoder.estimators.patches import fit_patches
 from mixcoder.estimators.selection import select
 from mixcoder.estimators.stability import stability
 from mixcoder.estimators.subspace_mixture import SubspaceMixture
@@ -22,6 +23,7 @@ __all__ = [
     "PPCAMixture",
     "ParametricEmbedding",
     "SubspaceMixture",
+    "fit_patches",
     "load",
     "select",
     "stability",

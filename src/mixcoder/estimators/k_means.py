@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -35,6 +36,8 @@ from mixcoder.fitting.kmeans import (
 from mixcoder.fitting.scan import Scan
 from mixcoder.fitting.stream import Stream
 from mixcoder.ops.simplex import log_simplex
+from mixcoder.sensing import GaussianPrior, GroupedPosterior, posterior
+from mixcoder.sensing import Posterior as Sight
 from mixcoder.sources import Block, BlockedSource, Source, TensorSource
 from mixcoder.statistics import Moments
 
@@ -418,6 +421,69 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
             errors = (x - model.decode(model.encode(x))).square().sum(1)
             total += float(errors.sum() if weights is None else errors @ weights[block.start : block.stop])
         return -total
+
+    def posterior(
+        self,
+        y: Any,
+        operator: Any,
+        noise_variance: float,
+        *,
+        temperature: float = 1.0,
+        within_variance: float | None = None,
+    ) -> Sight | GroupedPosterior:
+        r"""Return what observations y = H x + e say about x, with the codebook as the prior of x.
+
+        .. math:: x \sim \sum_k \pi_k\, N(x;\ c_k, v I), \qquad r_k \propto \pi_k\, N(y;\ H c_k, v H H' + s^2 I)
+
+        With v = 0 the rows are taken to be centres, nothing else: the posterior mean is :math:`\sum_k r_k c_k`.
+
+        Parameters
+        ----------
+        y : array-like, shape (n_samples, n_measurements)
+            One observation a row.
+        operator : mixcoder.sensing.Operator or RowMasks, array-like or LinearOperator
+            H, shape (n_measurements, n_features).
+        noise_variance : float
+            s^2, in squared units of y; positive where v is 0.
+        temperature : float, default=1.0
+            1 is Bayes, 0 the nearest centre as seen through H.
+        within_variance : float, optional
+            v, in squared units of the rows. By default what ``fit`` left of the rows, inertia_ / (n d).
+
+        Returns
+        -------
+        mixcoder.sensing.Posterior
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mixcoder import KMeans
+        >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0.0]])
+        >>> km = KMeans(n_clusters=2, random_state=0).fit(X)
+        >>> km.posterior([[9.0]], [[1.0, 0.0]], noise_variance=0.01, within_variance=0.0).mean.tolist()
+        [[10.0, 2.0]]
+        """
+        model = self._fitted()
+        if within_variance is None:
+            if "partial_fit" in self.stop_reason_:
+                raise ValueError(
+                    "partial_fit keeps no sum of squares of all its rows: give within_variance, the mean squared "
+                    "distance of a row to its centre divided by the number of features, or 0."
+                )
+            weight = float(self._cluster_counts.sum()) * self._weight_unit
+            within_variance = self.inertia_ / (weight * model.n_features)
+        if not 0 <= within_variance < math.inf:
+            raise ValueError(f"within_variance must be non-negative and finite, got {within_variance!r}.")
+        rows = y.detach() if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
+        shares = self._cluster_counts.to(rows.device)
+        model = on_device(model, rows.device)
+        prior = GaussianPrior(
+            (shares / shares.sum()).log(),
+            model.frame.shift,
+            model.frame.undo(model.params.means) - model.frame.shift,  # type: ignore[attr-defined]
+            shares.new_full((1, 1), float(within_variance)),
+        )
+        return posterior(prior, rows, operator, noise_variance, temperature=temperature)
 
     def _coding_log_weights(self, model: MixtureAutoencoder) -> Tensor:
         # Every cluster can occur in new rows: one pseudo-row spread over the empty ones keeps bits finite.

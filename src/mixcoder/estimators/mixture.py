@@ -33,8 +33,8 @@ from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
 from mixcoder.fitting.stream import Stream
+from mixcoder.sensing import GroupedPosterior, condition, impute, marginal, posterior, sample_missing
 from mixcoder.sensing import Posterior as Sight
-from mixcoder.sensing import condition, impute, marginal, posterior, sample_missing
 from mixcoder.sensing.missing import checked_columns, family_of_columns, require_marginals
 from mixcoder.sources import Source, TensorSource
 
@@ -443,7 +443,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     # What is seen of a row
 
-    def posterior(self, y: Any, operator: Any, noise_variance: float, *, temperature: float = 1.0) -> Sight:
+    def posterior(
+        self, y: Any, operator: Any, noise_variance: float, *, temperature: float = 1.0
+    ) -> Sight | GroupedPosterior:
         r"""Return what observations y = H x + e say about x, e ~ N(0, noise_variance I), of Gaussian components.
 
         Parameters
@@ -451,7 +453,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         y : array-like, shape (n_samples, n_measurements)
             One observation a row.
         operator : mixcoder.sensing.Operator, array-like or LinearOperator, shape (n_measurements, n_features)
-            H.
+            H; or :class:`mixcoder.sensing.RowMasks`, a mask a row, with y in the shape of the rows.
         noise_variance : float
             In squared units of y; 0 where the operator has no dependent rows.
         temperature : float, default=1.0
@@ -459,7 +461,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
         Returns
         -------
-        mixcoder.sensing.Posterior
+        mixcoder.sensing.Posterior or GroupedPosterior
             With ``mean``, ``variance``, ``weights``, ``component_means``, ``log_evidence``, ``hard`` and ``sample``;
             its answers are tensors, in the dtype of y.
 
