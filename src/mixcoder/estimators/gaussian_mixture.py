@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
-from mixcoder.encoders import Argmax, Posterior
+from mixcoder.encoders import Annealed, Argmax, Posterior
 from mixcoder.estimators._gaussian_parameters import (
     FAMILIES,
     check_means,
@@ -59,8 +59,9 @@ class GaussianMixture(DensityEstimator):
         variance of the data.
     max_iter : int, default=100
     n_init : int, default=1
-    init_params : {"auto", "kmeans", "k-means++", "random", "random_from_data"}, array-like or callable
-        "auto" continues the best of several short fits on some of the rows. "k-means++" and
+    init_params : {"auto", "annealed", "kmeans", "k-means++", "random", "random_from_data"}, array-like or callable
+        "auto" continues the best of several short fits on some of the rows. "annealed" begins with one component
+        at a high temperature, which splits as it cools down to ``temperature``. "k-means++" and
         "random_from_data" begin at chosen rows, each with the covariance of all data. Arrays and callables
         give labels or responsibilities, as ``init`` of :class:`Mixture`.
     weights_init : array-like, shape (n_components,), optional
@@ -70,8 +71,8 @@ class GaussianMixture(DensityEstimator):
     random_state : int, RandomState or None
     warm_start : bool, default=False
     verbose, verbose_interval : int
-    temperature : float, default=1.0
-        1 is soft EM, 0 hard EM, other values softargmax(1/temperature).
+    temperature : float or Annealed, default=1.0
+        1 is soft EM, 0 hard EM, other values softargmax(1/temperature); a schedule as for :class:`Mixture`.
     acceleration : {"auto", "squarem", "none"}, default="auto"
         "auto" accelerates unless a start is given, so that a given start takes the same steps as
         scikit-learn's.
@@ -115,7 +116,7 @@ class GaussianMixture(DensityEstimator):
         "covariance_type": [StrOptions(set(FAMILIES))],
         "reg_covar": [Number(Real, 0.0, math.inf, closed="left"), None],
         "init_params": [
-            StrOptions({"auto", "kmeans", "k-means++", "random", "random_from_data"}),
+            StrOptions({"auto", "annealed", "kmeans", "k-means++", "random", "random_from_data"}),
             "array-like",
             callable,
         ],
@@ -141,7 +142,7 @@ class GaussianMixture(DensityEstimator):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
-        temperature: float = 1.0,
+        temperature: float | Annealed = 1.0,
         acceleration: str = "auto",
         on_interrupt: str = "raise",
         step_exponent: float = 0.6,
@@ -214,6 +215,21 @@ class GaussianMixture(DensityEstimator):
     def _exact_maximiser(self) -> bool:
         return not self.reg_covar
 
+    @property
+    def _how_to_begin(self) -> Any:
+        return self.init_params
+
+    def _schedule(self) -> Annealed | None:
+        schedule = super()._schedule()
+        given = [
+            name for name in ("weights", "means", "precisions") if getattr(self, f"{name}_init") is not None
+        ]
+        if schedule is not None and given:
+            raise ValueError(
+                f"An annealed fit begins with one component: leave out {given[0]}_init, or do not anneal."
+            )
+        return schedule
+
     def _given_start(self, problem: Problem) -> Start | Callable[[int], Start] | None:
         k, d = self.n_components, problem.source.n_features
         device = problem.source.device
@@ -248,7 +264,7 @@ class GaussianMixture(DensityEstimator):
             if callable(begun):
                 begun = begun(attempt)
             if begun is None:
-                encoder = encoder_at(float(self.temperature))
+                encoder = encoder_at(self.temperature)
                 begun = found_start(problem, self.n_components, encoder, self._generator())
             params, log_weights = begun
         if precisions is not None:
@@ -258,7 +274,7 @@ class GaussianMixture(DensityEstimator):
 
     def _start_by_init_params(self, problem: Problem) -> Start | Callable[[int], Start] | None:
         how, k = self.init_params, self.n_components
-        if isinstance(how, str) and how == "auto":
+        if isinstance(how, str) and how in ("auto", "annealed"):
             return None
         generator = self._generator()
         if not isinstance(how, str):

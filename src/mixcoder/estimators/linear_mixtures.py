@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import PPCA, FactorAnalyzer, Family
+from mixcoder.encoders import Annealed
 from mixcoder.errors import DataError
 from mixcoder.estimators._validation import Number, like_input, numbers_of
 from mixcoder.estimators.mixture import DensityEstimator, Mixture, encoder_at
@@ -27,7 +28,7 @@ class LinearMixture(Mixture):
         **DensityEstimator._parameter_constraints,
         "n_latent": [Number(Integral, 1, None, closed="left")],
         "min_variance": [Number(Real, 0.0, None, closed="neither")],
-        "init": [StrOptions({"auto"}), "array-like", callable],
+        "init": [StrOptions({"auto", "annealed"}), "array-like", callable],
     }
 
     def __init__(
@@ -35,7 +36,7 @@ class LinearMixture(Mixture):
         n_components: int = 1,
         n_latent: int = 1,
         *,
-        temperature: float = 1.0,
+        temperature: float | Annealed = 1.0,
         min_variance: float = 1e-6,
         init: Any = "auto",
         tol: float = 1e-3,
@@ -70,7 +71,7 @@ class LinearMixture(Mixture):
         """Return the low rank family."""
 
     def _encoder(self) -> Any:
-        return encoder_at(float(self.temperature))
+        return encoder_at(self.temperature)
 
     @property
     def means_(self) -> Any:
