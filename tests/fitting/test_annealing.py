@@ -92,11 +92,10 @@ def test_the_first_split_is_where_theory_and_brute_force_put_it(rows, problem_of
     theory = variance / float(torch.linalg.eigvalsh(covariance)[-1])
     assert brute_critical_beta(x.numpy(), variance, theory) == pytest.approx(theory, rel=0.02)
     problem = problem_of(GaussianTiedSpherical(variance=variance), x)
-    betas = tuple(theory * factor for factor in (0.9, 0.999, 1.001, 1.1))
-    trace = anneal(problem, 2, Annealed(betas=betas), random())[1]
+    betas = tuple(theory * factor for factor in (0.9, 0.999, 1.02))
+    trace = anneal(problem, 2, Annealed(betas=betas, tol=1e-7), random())[1]
     assert trace.beta == list(betas)
-    assert trace.n_components[:2] == [1, 1]
-    assert trace.n_components[3] == 2
+    assert trace.n_components == [1, 1, 2]
 
 
 @pytest.mark.parametrize("rows", [blob, two_blobs])
@@ -106,8 +105,8 @@ def test_squared_distances_split_at_twice_beta_times_the_largest_variance(rows):
     source = TensorSource(x)
     problem, _ = kmeans_problem(source, scan_range(source))
     theory = 0.5 / float(torch.linalg.eigvalsh(torch.cov(x.T, correction=0))[-1])
-    betas = (0.99 * theory, 1.05 * theory)
-    trace = annealed_centres(problem, 2, Annealed(betas=betas), random())[1]
+    betas = (0.999 * theory, 1.02 * theory)
+    trace = annealed_centres(problem, 2, Annealed(betas=betas, tol=1e-7), random())[1]
     assert trace.n_components == [1, 2]
     first = annealed_centres(problem, 4, Annealed(stop=math.inf, ratio=1.3), random())[1]
     assert first.beta[0] == pytest.approx(theory / math.sqrt(1.3))

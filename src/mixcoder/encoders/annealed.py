@@ -45,7 +45,8 @@ class Annealed(Encoder):
     betas : tuple of float, optional
         The whole sequence instead of the three, increasing.
     tol : float
-        EM at one temperature ends when a step raises beta F by less than this, in nats per row.
+        EM at one temperature ends when further steps promise to raise beta F by less than this, in nats per row, and
+        a split that raises it by less has split nothing.
 
     References
     ----------
@@ -64,7 +65,7 @@ class Annealed(Encoder):
     stop: float | None = None
     ratio: float = 1.5
     betas: tuple[float, ...] | None = None
-    tol: float = 1e-4
+    tol: float = 1e-3
 
     def __post_init__(self) -> None:
         if self.start is not None and not (0 < self.start < math.inf):

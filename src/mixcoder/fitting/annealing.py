@@ -12,13 +12,16 @@ import torch
 from mixcoder.encoders import Annealed
 from mixcoder.fitting.bath import Bath, Mix
 from mixcoder.fitting.em import Problem
-from mixcoder.fitting.splitting import Splits, candidates
+from mixcoder.fitting.splitting import Splits, candidates, exchanged
 from mixcoder.fitting.start import draw_sample
 from mixcoder.ops.threads import single_threaded_kernels
 
 # EM steps at one temperature, and rounds of splits followed by EM.
 _MAX_STEPS = 100
 _MAX_ROUNDS = 20
+
+# Exchanges of a pair for a split tried at one temperature.
+_MAX_EXCHANGES = 10
 
 # Codes of so few nats a row are hard: the rest is left to the argmax.
 _HARD = 0.1
@@ -151,8 +154,16 @@ class _Cooling:
             found = self._splits(mix, beta).unstable(self.n_components - mix.n_components)
             if not found:
                 break
-            mix, free_energy, n_done = self._em(self.bath.split(mix, beta, found), beta)
-            mix, n_steps = self.bath.joined(mix, beta), n_steps + n_done
+            trial, reached, n_done = self._em(self.bath.split(mix, beta, found), beta)
+            trial, n_steps = self.bath.joined(trial, beta), n_steps + n_done
+            # Halves that raise the free energy by nothing to speak of have not parted yet: one component still.
+            if beta * (reached - free_energy) < self.schedule.tol * max(
+                1, trial.n_components - mix.n_components
+            ):
+                break
+            mix, free_energy = trial, reached
+        if mix.n_components == self.n_components:
+            mix, free_energy, n_steps = self._exchanged(mix, beta, free_energy, n_steps)
         entropy = self.bath.entropy(mix, beta)
         for name, value in (
             ("beta", beta),
@@ -166,17 +177,35 @@ class _Cooling:
 
     def _em(self, mix: Mix, beta: float) -> tuple[Mix, float, int]:
         """Return the mixture after EM at a temperature, the free energy before the last step, and the steps made."""
-        before, free_energy, n_done = -math.inf, -math.inf, 0
+        before, gain, free_energy, n_done = -math.inf, math.inf, -math.inf, 0
         for n_done in range(1, _MAX_STEPS + 1):
             free_energy, following = self.bath.step(mix, beta)
             if self.on_step is not None:
                 settled = n_done > 1 and following.n_components == mix.n_components
                 self.on_step(AnnealingStep(beta, mix.n_components, free_energy, settled))
             mix = following
-            if beta * (free_energy - before) < self.schedule.tol:
+            last, gain = gain, free_energy - before
+            if n_done > 2 and beta * _still_to_come(gain, last) < self.schedule.tol:
                 break
             before = free_energy
         return mix, free_energy, n_done
+
+    def _exchanged(self, mix: Mix, beta: float, free_energy: float, n_steps: int) -> tuple[Mix, float, int]:
+        """Return the mixture after unstable components took the place of pairs that are hardly two.
+
+        Once all components are there, one that is unstable can only split if two others become one. That is tried
+        where it promises a rise, and kept where EM then reaches a higher free energy.
+        """
+        for _ in range(_MAX_EXCHANGES):
+            exchange = exchanged(self.bath, mix, beta)
+            if exchange is None:
+                break
+            trial, reached, n_done = self._em(exchange, beta)
+            n_steps += n_done
+            if beta * (reached - free_energy) < self.schedule.tol or trial.n_components < self.n_components:
+                break
+            mix, free_energy = trial, reached
+        return mix, free_energy, n_steps
 
     def _splits(self, mix: Mix, beta: float) -> Splits:
         """Return what a split of each component would bring at a temperature; nothing where none is wanted."""
@@ -204,3 +233,13 @@ class _Cooling:
             found = candidates(self.bath, mix, beta, self.schedule.tol)
             mix = self.bath.split(mix, beta, found.best(self.n_components - mix.n_components))
         return mix
+
+
+def _still_to_come(gain: float, last: float) -> float:
+    """Return what further EM steps would add, if gains go on to shrink as they did (Aitken's extrapolation).
+
+    Halves that have just been cut part slowly at first: gains that still grow see no end.
+    """
+    if gain <= 0:
+        return 0.0
+    return gain * gain / (last - gain) if gain < last else math.inf

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixcoder.ops.products import product
+
 # Up to so many features covariances are formed; beyond, they are only multiplied by.
 DENSE_FEATURES = 32
 
-_POWER_STEPS = 50
-_POWER_TOLERANCE = 1e-3
+_LANCZOS_STEPS = 10
 _FLAT_STEPS = 20
 
 # Directions with less than this share of a component's largest variance hold rounding, not rows.
@@ -30,7 +31,7 @@ def principal_axes(points: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor
     if points.shape[1] <= DENSE_FEATURES:
         variances, axes = _by_eigenvectors(points, code, counts, centres)
     else:
-        variances, axes = _by_power_iteration(points, code, counts, centres)
+        variances, axes = _by_lanczos(points, code, counts, centres)
     return variances.double(), axes, centres
 
 
@@ -44,23 +45,35 @@ def _by_eigenvectors(points: Tensor, code: Tensor, counts: Tensor, centres: Tens
     return torch.stack(variances), torch.stack(axes)
 
 
-def _by_power_iteration(
-    points: Tensor, code: Tensor, counts: Tensor, centres: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return what the eigenvectors would say, from below, all components in one product a step."""
+def _by_lanczos(points: Tensor, code: Tensor, counts: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the eigenvectors would say, from below, all components in one product a step.
+
+    References
+    ----------
+    Golub & Van Loan (2013), section 10.1, with full reorthogonalisation.
+    """
     # From the row that is farthest for its share: a direction that belongs to the rows.
     squares = points.square().sum(1, keepdim=True) - 2 * points @ centres.T + centres.square().sum(1)
     axes = points[(code * squares.clamp_min_(0)).argmax(0)] - centres  # (k, e)
-    axes = torch.nn.functional.normalize(axes, dim=1)
-    variances = torch.zeros_like(counts)
-    for _ in range(_POWER_STEPS):
-        along = (points @ axes.T - (centres * axes).sum(1)).mul_(code)  # (m, k)
-        images = (along.T @ points - along.sum(0)[:, None] * centres) / counts[:, None]
-        before, variances = variances, images.norm(dim=1)
-        axes = torch.nn.functional.normalize(images, dim=1)
-        if bool((variances - before <= _POWER_TOLERANCE * variances).all()):
-            break
-    return variances, axes
+    basis = torch.nn.functional.normalize(axes, dim=1)[:, None]  # (k, s, e)
+    along, images = torch.empty_like(code), torch.empty_like(axes)
+    applied: list[Tensor] = []
+    for _ in range(_LANCZOS_STEPS):
+        axes = basis[:, -1]
+        product(points, axes.T, along)
+        along.sub_((centres * axes).sum(1)).mul_(code)
+        product(along.T, points, images)
+        images.sub_(along.sum(0)[:, None] * centres).div_(counts[:, None])
+        applied.append(images.clone())
+        rest = applied[-1]
+        for _ in range(2):  # twice is enough (Kahan)
+            rest = rest - ((basis @ rest[:, :, None]) * basis).sum(1)
+        basis = torch.cat([basis, torch.nn.functional.normalize(rest, dim=1)[:, None]], 1)
+    basis = basis[:, :-1]
+    small = basis.double() @ torch.stack(applied, 2).double()  # (k, s, s)
+    values, vectors = torch.linalg.eigh(0.5 * (small + small.mT))
+    axes = (vectors[:, None, :, -1] @ basis.double())[:, 0]
+    return values[:, -1].clamp_min(0), torch.nn.functional.normalize(axes, dim=1).to(points.dtype)
 
 
 def flattest_places(points: Tensor, code: Tensor) -> Tensor:

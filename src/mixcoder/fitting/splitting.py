@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import reduce
 
@@ -100,6 +101,37 @@ def _by_formula(bath: Bath, mix: Mix, beta: float, variances: Tensor, along: Ten
     # A first-order step of the code, so that the means move by _STEP standard deviations each way.
     shares = torch.sigmoid(2 * _STEP * along)
     return Splits(gains, beta * variances > bath.fixed_variance, shares)
+
+
+def exchanged(bath: Bath, mix: Mix, beta: float) -> Mix | None:
+    r"""Return the mixture with its best split made and its two most alike components joined, if that promises a rise.
+
+    Round components of one fixed size only. Cutting a Gaussian of variance lambda along its axis takes
+    :math:`2 \lambda / \pi` from its mean square; joining j and k adds what their means are apart:
+
+    .. math:: \tfrac2\pi \pi_i \lambda_i > \frac{\pi_j \pi_k}{\pi_j + \pi_k} |a_j - a_k|^2
+    """
+    if bath.fixed_variance is None or mix.n_components < 3:
+        return None
+    code = bath.code(mix, beta)
+    variances, places = bath.along(code)
+    masses = mix.log_masses.exp()
+    gains = torch.where(beta * variances > bath.fixed_variance, masses * variances * (2 / math.pi), 0.0)
+    means = bath.problem.family.decode(
+        mix.params, torch.eye(mix.n_components, dtype=torch.float64, device=masses.device)
+    )
+    costs = torch.cdist(means, means).square() * masses * masses[:, None] / (masses + masses[:, None])
+    costs.fill_diagonal_(torch.inf)
+    i = int(gains.argmax())
+    costs[i], costs[:, i] = torch.inf, torch.inf
+    j, k = divmod(int(costs.argmin()), mix.n_components)
+    if not float(gains[i]) > float(costs[j, k]):
+        return None
+    first = code[:, i] * torch.sigmoid(2 * _STEP * places[0][:, i])
+    code[:, j] += code[:, k]
+    code[:, i] -= first
+    code[:, k] = first
+    return bath.maximized(code.clamp_min_(0))
 
 
 def _by_trial(bath: Bath, mix: Mix, beta: float, tol: float, code: Tensor, along: Tensor) -> Splits:
