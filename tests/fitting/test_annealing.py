@@ -342,6 +342,15 @@ def test_the_flattest_axis_finds_two_clusters_that_variance_does_not_show():
         assert float(places.square().mean()) == pytest.approx(1.0)
 
 
+def test_many_rows_have_the_principal_axes_of_few():
+    """Large products take another road, and arrive at the same place."""
+    points = torch.randn(5000, 150, generator=random(12)) * torch.linspace(0.1, 2.0, 150)
+    code = torch.rand(5000, 12, generator=random(13))
+    large, small = principal_axes(points, code), principal_axes(points.double(), code.double())
+    torch.testing.assert_close(large[0], small[0], rtol=1e-3, atol=0)
+    torch.testing.assert_close(large[2].double(), small[2], rtol=1e-3, atol=1e-4)
+
+
 # Every family, and awkward rows
 
 

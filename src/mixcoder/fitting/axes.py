@@ -60,12 +60,10 @@ def _by_lanczos(points: Tensor, code: Tensor, counts: Tensor, centres: Tensor) -
     applied: list[Tensor] = []
     for _ in range(_LANCZOS_STEPS):
         axes = basis[:, -1]
-        product(points, axes.T, along)
-        along.sub_((centres * axes).sum(1)).mul_(code)
-        product(along.T, points, images)
-        images.sub_(along.sum(0)[:, None] * centres).div_(counts[:, None])
-        applied.append(images.clone())
-        rest = applied[-1]
+        places = product(points, axes.T.contiguous(), along).sub_((centres * axes).sum(1)).mul_(code)
+        pulled = product(places.T, points, images).sub(places.sum(0)[:, None] * centres)
+        rest = pulled.div_(counts[:, None])
+        applied.append(rest)
         for _ in range(2):  # twice is enough (Kahan)
             rest = rest - ((basis @ rest[:, :, None]) * basis).sum(1)
         basis = torch.cat([basis, torch.nn.functional.normalize(rest, dim=1)[:, None]], 1)
