@@ -9,6 +9,7 @@ from mixcoder.ops.products import product
 
 # Up to so many features covariances are formed; beyond, they are only multiplied by.
 DENSE_FEATURES = 32
+_EIGENVECTOR_FEATURES = 8
 
 _LANCZOS_STEPS = 10
 _FLAT_STEPS = 20
@@ -28,7 +29,7 @@ def principal_axes(points: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor
     """
     counts = code.sum(0).clamp_min(torch.finfo(code.dtype).tiny)
     centres = (code.T @ points) / counts[:, None]
-    if points.shape[1] <= DENSE_FEATURES:
+    if points.shape[1] <= _EIGENVECTOR_FEATURES:
         variances, axes = _by_eigenvectors(points, code, counts, centres)
     else:
         variances, axes = _by_lanczos(points, code, counts, centres)
