@@ -36,6 +36,7 @@ import mixcoder
 
 FOLDER = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
 SECTIONS = {"kmeans": "annealing", "fashion": "annealing-fashion", "em": "annealing-em"}
+_TIED = 1e-2
 EQUAL_TIME = "default, restarted for the annealed fit's seconds"
 
 Fit = Callable[[np.ndarray, int], Any]
@@ -165,7 +166,7 @@ def main() -> None:
         "| data | " + " | ".join(order) + " |",
         "|---" * (len(order) + 1) + "|",
     ]
-    wins = dict.fromkeys(order, 0)
+    wins, level, quick, n_cells = dict.fromkeys(order, 0), 0, 0, 0
     for title, x, fits, value in cells(options.part):
         found = measured(x, fits, value, options.seeds)
         best = max(max(values) for values, _ in found.values())
@@ -174,11 +175,21 @@ def main() -> None:
             for name, (values, _) in found.items()
         }
         for name, gap in gaps.items():
-            wins[name] += gap <= min(gaps.values()) + 1e-3
+            wins[name] += gap <= min(gaps.values()) + _TIED
+        n_cells += 1
+        level += gaps["annealed"] <= gaps[EQUAL_TIME] + _TIED
+        quick += bool(np.mean(found["annealed"][1]) <= np.mean(found["n_init=10"][1]))
         shown = [f"{gaps[name]:.2f} ({np.mean(found[name][1]):.3f} s)" for name in order]
         lines.append(f"| {title} | " + " | ".join(shown) + " |")
         print(lines[-1], flush=True)
     lines.append("| best or tied, cells | " + " | ".join(str(wins[name]) for name in order) + " |")
+    lines += [
+        "",
+        (
+            f"One annealed fit ends as well as restarts for the same seconds in {level} of {n_cells} cells, and takes "
+            f"no longer than our ten restarts in {quick}. The default stays as it is where that is not nearly all."
+        ),
+    ]
     print("\n".join(lines))
     if options.write:
         write_sections({SECTIONS[options.part]: "\n".join(lines)})
