@@ -8,26 +8,32 @@ __version__ = "0.1.0"
 
 # Importing torch and scikit-learn takes a second; a name is imported when it is first used.
 _HOMES = {
+    "BayesianGaussianMixture": "mixcoder.estimators",
     "FactorAnalyzerMixture": "mixcoder.estimators",
     "GaussianMixture": "mixcoder.estimators",
     "KMeans": "mixcoder.estimators",
     "Mixture": "mixcoder.estimators",
     "MixtureAutoencoder": "mixcoder.autoencoder",
+    "ModelAverage": "mixcoder.estimators",
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
+    "SubspaceMixture": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
 }
 _MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
 
 __all__ = [
+    "BayesianGaussianMixture",
     "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",
     "Mixture",
     "MixtureAutoencoder",
+    "ModelAverage",
     "PPCAMixture",
     "ParametricEmbedding",
+    "SubspaceMixture",
     "__version__",
     "components",
     "encoders",
@@ -43,12 +49,15 @@ if TYPE_CHECKING:
     from mixcoder import components, encoders, errors, estimators, objectives, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import (
+        BayesianGaussianMixture,
         FactorAnalyzerMixture,
         GaussianMixture,
         KMeans,
         Mixture,
+        ModelAverage,
         ParametricEmbedding,
         PPCAMixture,
+        SubspaceMixture,
         load,
     )
     from mixcoder.sources import open_blocks

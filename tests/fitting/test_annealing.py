@@ -365,6 +365,10 @@ def every_case():
 @pytest.mark.parametrize("case", list(every_case()))
 def test_every_family_can_be_annealed(case):
     x, _ = case.rows(200, seed=90)
+    if isinstance(getattr(case.family, "n_latent", None), tuple):
+        with pytest.raises(ValueError, match="one rank for all"):
+            anneal(case.problem(x), 3, Annealed(ratio=2.0), random())
+        return
     mix, trace = anneal(case.problem(x), 3, Annealed(ratio=2.0), random())
     assert mix.n_components == 3
     assert float(mix.log_masses.exp().sum()) == pytest.approx(1.0)

@@ -112,10 +112,21 @@ def anneal(
     on_step : callable, optional
         Told of every EM step.
 
+    Raises
+    ------
+    ValueError
+        If the family has a rank for each of so many components: an annealed fit begins with one.
+
     References
     ----------
     Rose (1998), table I. Ueda & Nakano (1998) for general families.
     """
+    ranks = getattr(problem.family, "n_latent", None)
+    if isinstance(ranks, tuple):
+        raise ValueError(
+            f"An annealed fit begins with one component, but n_latent={ranks} has a rank for each of {len(ranks)}: "
+            "give one rank for all, or do not anneal."
+        )
     with single_threaded_kernels(), torch.inference_mode():
         sample = draw_sample(problem, n_components, problem.family.geometry, generator)
         bath = Bath.of(problem, sample, n_components, generator)

@@ -17,6 +17,7 @@ from torch import Tensor
 from mixcoder.components.base import Params, PassSetting
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import Problem
+from mixcoder.fitting.plane_seeding import affordable, plane_labels
 from mixcoder.fitting.seeding import (
     assign_batch,
     own_order,
@@ -30,10 +31,21 @@ from mixcoder.ops.simplex import softargmax_
 from mixcoder.ops.workspace import Workspace
 from mixcoder.statistics import Statistics
 
-# Rows per centre in the sample that seeds a fit: at 20-50 the final fit is as good as from all rows.
+# Rows per centre in the sample that seeds a fit: at 20-50 means are as good as from all rows. What else is fitted of
+# a component needs its own: with fewer rows than a few times the features a covariance fits the sample only.
 _ROWS_PER_CENTRE = 50
+_ROWS_PER_PARAMETER = 8
 _MIN_SAMPLE = 2000
+
+# Multiplications up to which the distances of all rows of a sample from all centres are cheap enough for more rows.
+_SAMPLE_WORK = 1_500_000_000
 _MAX_SAMPLE = 50_000
+
+# Lloyd steps of a start from centres. Few centres keep the starts different, and EM does the rest; of many, some
+# are always misplaced at first, which EM repairs slowly.
+_LLOYD_STEPS = 2
+_MANY_CENTRES = 16
+_MANY_LLOYD_STEPS = 8
 
 # EM steps of every start, then of the best third.
 _FIRST_STEPS = 5
@@ -44,6 +56,11 @@ _SURE_STEPS = 3
 
 # Starts whose bounds differ by less than this, in nats per row, are taken to be the same optimum.
 _AGREEMENT = 1e-3
+
+
+# Kinds of starts, in turn: where components are around points, and where they are planes.
+_POINTS = ("centres", "centres", "slabs", "soft")
+_PLANES = ("centres", "planes", "planes", "soft")
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,10 @@ class Sample:
 def draw_sample(problem: Problem, n_components: int, geometry: str, generator: torch.Generator) -> Sample:
     """Return the rows to start on: all of a small source, random ones of a large one."""
     source = problem.source
-    size = min(_MAX_SAMPLE, max(_MIN_SAMPLE, _ROWS_PER_CENTRE * n_components))
+    wanted = n_components * (_ROWS_PER_PARAMETER * problem.width // source.n_features)
+    cheap = _SAMPLE_WORK // (n_components * source.n_features)
+    size = max(_MIN_SAMPLE, _ROWS_PER_CENTRE * n_components, min(wanted, cheap))
+    size = min(_MAX_SAMPLE, size)
     if source.n_rows <= 2 * size:
         index = torch.arange(source.n_rows)
     else:
@@ -129,29 +149,48 @@ def hard_start(view: Tensor, weights: Tensor, centres: Tensor, n_steps: int) -> 
     return labels
 
 
-def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator: torch.Generator) -> Tensor:
+def begins_with_planes(sample: Sample, n_components: int, rank: int | None) -> bool:
+    """Return whether some starts are planes: the components are, and choosing them costs little."""
+    n_rows, n_features = sample.view.shape
+    return rank is not None and rank < n_features and affordable(n_rows, n_features, n_components, rank)
+
+
+def candidate_codes(
+    sample: Sample,
+    n_components: int,
+    n_starts: int,
+    generator: torch.Generator,
+    rank: int | None = None,
+) -> Tensor:
     """Return first codes of several starts, deliberately different in kind, shape (m, r, k).
 
     In turn: greedy k-means++ and a few Lloyd steps; slabs across a random direction; soft assignment to
-    random rows, all components beginning near the overall spread.
+    random rows, all components beginning near the overall spread. Where components are planes of some rank,
+    greedily chosen local planes take the place of slabs.
     """
     view, weights, k = sample.view, sample.weights, n_components
     if len(view) <= k:
         # No row is left to share: one component each, and the others are not needed.
         return torch.eye(len(view), k, dtype=view.dtype, device=view.device)[:, None].repeat(1, n_starts, 1)
-    kinds = [("centres", "centres", "slabs", "soft")[i % 4] for i in range(n_starts)]
+    turns = _PLANES if begins_with_planes(sample, k, rank) else _POINTS
+    kinds = [turns[i % len(turns)] for i in range(n_starts)]
     codes = view.new_zeros(len(view), n_starts, k)
     n_centres = kinds.count("centres")
     centre_labels: list[Tensor] = []
+    n_steps = _LLOYD_STEPS if k < _MANY_CENTRES else _MANY_LLOYD_STEPS
     for place, seen in enumerate(sample.views):
         share = len(range(place, n_centres, len(sample.views)))
         if share:
             centres = plus_plus_batch(seen, weights, k, share, generator)
-            centre_labels.extend(hard_start(seen, weights, centres, 2))
+            centre_labels.extend(hard_start(seen, weights, centres, n_steps))
     cumulative = weights.cumsum(0)
     for start, kind in enumerate(kinds):
         if kind == "centres":
             labels = centre_labels.pop(0)
+            codes[:, start].scatter_(1, labels[:, None], 1.0)
+        elif kind == "planes":
+            assert rank is not None
+            labels = plane_labels(view, weights, k, rank, generator)
             codes[:, start].scatter_(1, labels[:, None], 1.0)
         elif kind == "slabs":
             pair = _draw_rows(cumulative, (2,), generator)
@@ -183,7 +222,7 @@ def search(
     two best end in one place, the search is over. Components of different starts do not touch, so all starts
     run as one long list of components.
     """
-    codes = candidate_codes(sample, n_components, n_starts, generator)
+    codes = candidate_codes(sample, n_components, n_starts, generator, problem.family.seeding_rank)
     params, log_weights = _first_step(problem, sample, codes)
     if n_starts == 1:
         return params, log_weights[0]
@@ -252,6 +291,9 @@ class _Race:
         else:
             flat = code.dense(log_joint.dtype).transpose(0, 1).flatten(1)
         statistics = kernel.statistics(self.expanded, flat, self.row_weights)
+        log_prior = self.problem.family.log_prior(params, statistics)
+        if log_prior is not None:
+            bounds = bounds + log_prior.view(n_starts, k).sum(1)
         return *_maximize(self.problem, statistics, self.pooled, n_starts, log_weights), bounds
 
 
@@ -274,7 +316,7 @@ def _maximize(
     if not problem.fixed_weights:
         counts: Tensor = statistics.counts.view(n_starts, -1)  # type: ignore[attr-defined]
         log_weights = (counts / counts.sum(1, keepdim=True)).log()
-    return problem.family.maximize(statistics), log_weights
+    return problem.parameters(statistics), log_weights
 
 
 def _draw_rows(cumulative: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
