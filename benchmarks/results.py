@@ -16,6 +16,7 @@ ORDER = (
     "bayes",
     "kmeans",
     "starts",
+    "selection",
     "annealing",
     "annealing-fashion",
     "annealing-em",

@@ -20,8 +20,20 @@ _HOMES = {
     "SubspaceMixture": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
+    "select": "mixcoder.estimators",
+    "stability": "mixcoder.estimators",
 }
-_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
+_MODULES = (
+    "checks",
+    "components",
+    "encoders",
+    "errors",
+    "estimators",
+    "objectives",
+    "plot",
+    "selection",
+    "sensing",
+)
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -42,11 +54,15 @@ __all__ = [
     "load",
     "objectives",
     "open_blocks",
+    "plot",
+    "select",
+    "selection",
     "sensing",
+    "stability",
 ]
 
 if TYPE_CHECKING:
-    from mixcoder import components, encoders, errors, estimators, objectives, sensing
+    from mixcoder import components, encoders, errors, estimators, objectives, plot, selection, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import (
         BayesianGaussianMixture,
@@ -59,6 +75,8 @@ if TYPE_CHECKING:
         PPCAMixture,
         SubspaceMixture,
         load,
+        select,
+        stability,
     )
     from mixcoder.sources import open_blocks
 
