@@ -44,7 +44,7 @@ class GaussianEstimator(DensityEstimator):
 
     def _start_by_init_params(self, problem: Problem) -> Start | Callable[[int], Start] | None:
         how, k = self.init_params, self.n_components
-        if isinstance(how, str) and how == "auto":
+        if isinstance(how, str) and how in ("auto", "annealed"):
             return None
         generator = self._generator()
         if not isinstance(how, str):

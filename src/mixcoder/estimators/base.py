@@ -78,6 +78,7 @@ class AutoencoderEstimator(
     """
 
     model_: MixtureAutoencoder
+    history_: dict[str, Any]
 
     @property
     @abstractmethod

@@ -18,15 +18,17 @@ from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import GaussianTiedSpherical
-from mixcoder.encoders import Argmax
+from mixcoder.encoders import Annealed, Argmax
 from mixcoder.errors import DataError, DataTypeError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._exchange import codebook_of
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
+from mixcoder.fitting.annealing import AnnealingTrace
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit
 from mixcoder.fitting.kmeans import (
+    annealed_centres,
     kmeans_problem,
     random_centres,
     searched_centres,
@@ -56,8 +58,11 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
     Parameters
     ----------
     n_clusters : int, default=8
-    init : {"k-means++", "random"}, array-like of shape (n_clusters, n_features), or callable
-        A callable is called as ``init(X, n_clusters, random_state)`` and returns centres.
+    init : {"k-means++", "random", "annealed"}, Annealed, array-like of shape (n_clusters, n_features), or callable
+        "annealed" begins with one centre at a high temperature and splits it as it cools;
+        :class:`mixcoder.encoders.Annealed` is the same with another schedule, whose beta multiplies squared distances
+        and ends in hard codes unless it says otherwise. A callable is called as
+        ``init(X, n_clusters, random_state)`` and returns centres.
     n_init : "auto" or int, default="auto"
         Number of fits; "auto" is 1, or 10 for "random" and callables.
     max_iter : int, default=300
@@ -83,6 +88,8 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
     weights_ : array, shape (n_clusters,)
         Share of the row weights in each cluster, what an entropy coder of the labels uses.
     converged_, stop_reason_, history_, model_ : as for :class:`GaussianMixture`
+        The "annealing" in ``history_`` has beta in one over squared units of the rows, and a free energy in squared
+        units that ends near minus the mean squared distance.
 
     References
     ----------
@@ -100,7 +107,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_clusters": [Number(Integral, 1, None, closed="left")],
-        "init": [StrOptions({"k-means++", "random"}), callable, "array-like"],
+        "init": [StrOptions({"k-means++", "random", "annealed"}), Annealed, callable, "array-like"],
         "n_init": [StrOptions({"auto"}), Number(Integral, 1, None, closed="left")],
         "max_iter": [Number(Integral, 1, None, closed="left")],
         "tol": [Number(Real, 0, None, closed="left")],
@@ -177,8 +184,12 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
             stop=shift_below(problem, float(self.tol) * float(problem.variances.mean())),
             keep_on_interrupt=self.on_interrupt == "keep",
         )
-        result = fit(problem, Argmax(), self._starts(problem), n_init, budget, self._on_step(task, problem))
+        traces: list[AnnealingTrace] = []
+        starts = self._starts(problem, traces)
+        result = fit(problem, Argmax(), starts, n_init, budget, self._on_step(task, problem))
         self._keep(result)
+        if traces:
+            self.history_["annealing"] = traces[result.attempt].as_dict()
         self._label(source, unit)
         self._weight_unit = unit
         task.close()
@@ -230,7 +241,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
                 f"n_clusters={self.n_clusters}."
             )
         problem, _ = self._problem(source)
-        params, log_weights = self._starts(problem)(0)
+        params, log_weights = self._starts(problem, [])(0)
         return Stream(problem, params, log_weights, Argmax(), exponent=None)
 
     def _resumed_stream(self, source: Source) -> Stream:
@@ -248,7 +259,8 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         return problem, seen
 
     def _n_init(self) -> int:
-        given = not isinstance(self.init, str) and not callable(self.init)
+        searched = isinstance(self.init, str | Annealed)
+        given = not searched and not callable(self.init)
         if given:
             if self.n_init not in ("auto", 1):
                 warnings.warn(
@@ -258,15 +270,21 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
                 )
             return 1
         if self.n_init == "auto":
-            return 1 if isinstance(self.init, str) and self.init == "k-means++" else 10
+            return 1 if searched and self.init != "random" else 10
         return int(self.n_init)
 
-    def _starts(self, problem: Problem) -> Any:
+    def _starts(self, problem: Problem, traces: list[AnnealingTrace]) -> Any:
+        """Return the function of attempts that begins a fit; the trace of an annealed start goes into ``traces``."""
         generator, k = self._generator(), self.n_clusters
+        schedule = Annealed() if isinstance(self.init, str) and self.init == "annealed" else self.init
         random_state = check_random_state(self.random_state)
 
         def start(attempt: int) -> Start:
             del attempt
+            if isinstance(schedule, Annealed):
+                centres, trace = annealed_centres(problem, k, schedule.ending_at(math.inf), generator)
+                traces.append(trace)
+                return start_at_centres(problem, centres)
             if isinstance(self.init, str):
                 if self.init == "k-means++":
                     centres = searched_centres(problem, k, generator)

@@ -13,12 +13,12 @@ from sklearn.utils._param_validation import StrOptions
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import PPCA, FactorAnalyzer, Family
-from mixcoder.encoders import Encoder
+from mixcoder.encoders import Annealed, Encoder
 from mixcoder.estimators._linear_codes import LinearCodes, noise_of, projected
 from mixcoder.estimators._validation import Number, like_input
 from mixcoder.estimators.mixture import DensityEstimator, Mixture, encoder_at
 from mixcoder.fitting.em import Problem
-from mixcoder.fitting.fit import Start, fit, found_start
+from mixcoder.fitting.fit import Start, fit
 from mixcoder.fitting.ranks import most_axes, ranked, with_ranks
 
 _BLOCK = 1 << 13
@@ -36,7 +36,7 @@ class LinearMixture(LinearCodes, Mixture):
         "min_variance": [Number(Real, 0.0, None, closed="neither")],
         "noise": [StrOptions({"component", "shared"})],
         "shrinkage": [Number(Real, 0.0, None, closed="left")],
-        "init": [StrOptions({"auto"}), "array-like", callable],
+        "init": [StrOptions({"auto", "annealed"}), "array-like", callable],
     }
 
     def __init__(
@@ -46,7 +46,7 @@ class LinearMixture(LinearCodes, Mixture):
         *,
         noise: str = "component",
         shrinkage: float = 0.0,
-        temperature: float = 1.0,
+        temperature: float | Annealed = 1.0,
         min_variance: float = 1e-6,
         init: Any = "auto",
         tol: float = 1e-3,
@@ -83,7 +83,7 @@ class LinearMixture(LinearCodes, Mixture):
         """Return the low rank family."""
 
     def _encoder(self) -> Any:
-        return encoder_at(float(self.temperature))
+        return encoder_at(self.temperature)
 
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
         if not super()._continues(previous, n_features):
@@ -100,7 +100,7 @@ class LinearMixture(LinearCodes, Mixture):
         problem: Problem,
         encoder: Encoder,
         given: Start | Callable[[int], Start] | None,
-        generator: torch.Generator,
+        search: Callable[[Problem], Start],
         unit: float,
     ) -> tuple[Problem, Start | Callable[[int], Start] | None]:
         asked = ranks_of(self.n_latent, int(self.n_components))
@@ -118,7 +118,7 @@ class LinearMixture(LinearCodes, Mixture):
         def starts(attempt: int) -> Start:
             if callable(given_wide):
                 return given_wide(attempt)
-            return given_wide or found_start(whole, self.n_components, encoder, generator)
+            return given_wide or search(whole)
 
         result = fit(wide, encoder, starts, n_init, self._budget(encoder, given is not None))
         return ranked(wide, (result.model.params, result.model.log_weights), asked, n_rows)

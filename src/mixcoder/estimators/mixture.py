@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, cast
 
@@ -24,8 +25,9 @@ from mixcoder import components
 from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
-from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
+from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import DataError
+from mixcoder.estimators._annealing import Annealing, schedule_of
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
@@ -61,11 +63,16 @@ def nameable_families() -> dict[str, type[Family[Any, Any]]]:
     }
 
 
-def encoder_at(temperature: float) -> Encoder:
-    """Return the encoder of a temperature: 0 is argmax, 1 Bayes' posterior, else softargmax(1/T)."""
+def encoder_at(temperature: float | Annealed) -> Encoder:
+    """Return the encoder of a temperature: 0 is argmax, 1 Bayes' posterior, else softargmax(1/T).
+
+    That of a schedule is the one at its end.
+    """
+    if isinstance(temperature, Annealed):
+        return temperature.end
     if temperature == 0:
         return Argmax()
-    return Posterior() if temperature == 1 else Tempered(1.0 / temperature)
+    return Posterior() if temperature == 1 else Tempered(1.0 / float(temperature))
 
 
 class DensityEstimator(DensityMixin, AutoencoderEstimator):
@@ -80,7 +87,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Number(Integral, 1, None, closed="left")],
-        "temperature": [Number(Real, 0.0, math.inf, closed="left")],
+        "temperature": [Number(Real, 0.0, math.inf, closed="left"), Annealed],
         "acceleration": [StrOptions({"auto", "squarem", "none"})],
         "on_interrupt": [StrOptions({"raise", "keep"})],
         "step_exponent": [Number(Real, 0.5, 1.0, closed="right")],
@@ -88,7 +95,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     # Constructor parameters that all of them take
     n_components: Any  # an int, or "auto"
-    temperature: float
+    temperature: float | Annealed
     tol: float
     max_iter: int
     n_init: int
@@ -106,7 +113,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         raise NotImplementedError
 
     def _encoder(self) -> Encoder:
-        return encoder_at(float(self.temperature))
+        return encoder_at(self.temperature)
 
     def _given_start(self, problem: Problem) -> Start | Callable[[int], Start] | None:
         """Return the start that the parameters give, or ``None`` to search for one."""
@@ -125,6 +132,23 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         """Return what ``tol`` and ``lower_bound_`` count in: 1 for nats per row, or the number of rows."""
         del problem
         return 1.0
+
+    @property
+    def _how_to_begin(self) -> Any:
+        """What the parameters say of the start."""
+        return getattr(self, "init", "auto")
+
+    def _schedule(self) -> Annealed | None:
+        """Return the schedule that the fit comes to its temperature by; ``None`` for none."""
+        return schedule_of(self.temperature, self._how_to_begin, self._encoder().beta)
+
+    def _searched_start(
+        self, problem: Problem, encoder: Encoder, generator: torch.Generator, annealing: Annealing | None
+    ) -> Start:
+        """Return a start that nobody gave."""
+        if annealing is not None:
+            return annealing.start(problem, self.n_components, generator)
+        return found_start(problem, self.n_components, encoder, generator)
 
     @property
     def _exact_maximiser(self) -> bool:
@@ -227,7 +251,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         previous: MixtureAutoencoder | None = getattr(self, "model_", None) if self.warm_start else None
         source, row_weight = self._source(X, sample_weight)
         self._require_rows(source.n_rows)
-        family, encoder = self._family(), self._encoder()
+        family, encoder, schedule = self._family(), self._encoder().at(0), self._schedule()
         limits = self._checked_range(source, family)
         if previous is not None and not self._continues(previous, source.n_features):
             previous = None
@@ -236,6 +260,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         problem = self._problem(problem, row_weight)
         unit = self._bound_unit(problem)
         generator = self._generator()
+        annealing = None if schedule is None else Annealing(schedule)
+        search = partial(self._searched_start, encoder=encoder, generator=generator, annealing=annealing)
         given: Start | Callable[[int], Start] | None
         is_given = True
         if previous is not None:
@@ -246,7 +272,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             whole = problem.completed()
             given = self._given_start(whole)
             is_given = given is not None
-            settled, given = self._settled(problem, encoder, given, generator, row_weight)
+            settled, given = self._settled(problem, encoder, given, search, row_weight)
             if settled is not problem:
                 problem, whole = settled, settled.completed()
 
@@ -255,13 +281,15 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
                 return given(attempt)
             if given is not None:
                 return given
-            return found_start(whole, self.n_components, encoder, generator)
+            return search(whole)
 
         n_init = 1 if given is not None and not callable(given) else self.n_init
         budget = self._budget(encoder, is_given, unit)
         task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
         result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem, unit))
         self._keep(result)
+        if annealing is not None and annealing.traces:
+            self.history_["annealing"] = annealing.traces[result.attempt].as_dict()
         self.lower_bound_ = unit * result.bound
         self.lower_bounds_ = [unit * bound for bound in result.history.bound]
         self.history_["bound"] = list(self.lower_bounds_)
@@ -288,17 +316,19 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         problem: Problem,
         encoder: Encoder,
         given: Start | Callable[[int], Start] | None,
-        generator: torch.Generator,
+        search: Callable[[Problem], Start],
         unit: float,
     ) -> tuple[Problem, Start | Callable[[int], Start] | None]:
         """Return the problem and its start after hyper-parameters that the rows decide have been found.
 
         Parameters
         ----------
+        search : callable
+            Returns a start for a problem.
         unit : float
             How many rows one weight of the source stands for.
         """
-        del encoder, generator, unit
+        del encoder, search, unit
         return problem, given
 
     def _resettled(self, problem: Problem, previous: MixtureAutoencoder) -> Problem:
@@ -348,25 +378,27 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         return Stream.resumed(
             on_device(fitted, source.device),
             source,
-            self._encoder(),
+            self._encoder().at(0),
             exponent=float(self.step_exponent),
             average=None if self._sums is None else self._sums.to(source.device),
             bounds=tuple(self.lower_bounds_),
         )
 
     def _first_stream(self, source: Source, unit: float) -> Stream:
-        family, encoder = self._family(), self._encoder()
+        family, encoder, schedule = self._family(), self._encoder().at(0), self._schedule()
         limits = self._checked_range(source, family)
         self._require_rows(source.n_rows)
         problem, _ = prepare(source, family, limits)
         self._require_representable(problem, source.dtype)
         generator, whole = self._generator(), problem.completed()
-        settled, given = self._settled(problem, encoder, self._given_start(whole), generator, unit)
+        annealing = None if schedule is None else Annealing(schedule)
+        search = partial(self._searched_start, encoder=encoder, generator=generator, annealing=annealing)
+        settled, given = self._settled(problem, encoder, self._given_start(whole), search, unit)
         if settled is not problem:
             whole = settled.completed()
         start = given(0) if callable(given) else given
         if start is None:
-            start = found_start(whole, self.n_components, encoder, generator)
+            start = search(whole)
         return Stream(whole, *start, encoder, float(self.step_exponent))
 
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
@@ -669,14 +701,18 @@ class Mixture(DensityEstimator):
     n_components : int or "auto", default=1
         "auto" fits one component, two, and so on, until BIC has not improved three times in a row, and keeps the best;
         see ``selection_``.
-    temperature : float, default=1.0
+    temperature : float or Annealed, default=1.0
         1 is Bayes' posterior (soft EM), 0 the argmax (hard EM), in between and above softargmax at
-        beta = 1/temperature.
+        beta = 1/temperature. A schedule :class:`mixcoder.encoders.Annealed` begins with one component, which
+        splits as it cools, and ends at its last beta. ``encode``, ``transform``, ``reconstruct``, ``rate`` and
+        ``distortion`` of the fitted mixture use the temperature at which the fit ended; ``predict`` is the same
+        at every temperature, ``predict_proba`` and the scores are those of temperature 1.
     encoder : Encoder, optional
         An encoder instance instead of a temperature, for example a schedule
         ``Tempered(0.2, target_beta=1.0)``.
-    init : {"auto"} or array-like or callable, default="auto"
-        "auto" continues the best of several short fits. An integer array of shape (n_samples,) gives first
+    init : {"auto", "annealed"} or array-like or callable, default="auto"
+        "auto" continues the best of several short fits. "annealed" is ``Annealed()`` with its end at the
+        temperature. An integer array of shape (n_samples,) gives first
         labels, a float array of shape (n_samples, n_components) first responsibilities; a callable is
         called as ``init(X, n_components, random_state)`` and returns either.
     tol : float, default=1e-3
@@ -708,6 +744,8 @@ class Mixture(DensityEstimator):
         Mean bound in the last E-step, in nats per row.
     history_ : dict of lists
         bound, beta, seconds, and events: repairs of components, the only steps after which a bound may be lower.
+        After an annealed start also a dict "annealing" of lists, one entry a temperature: beta, n_components (live
+        ones), entropy of the codes and free_energy in nats per row, n_steps.
     n_features_in_ : int
 
     Examples
@@ -724,7 +762,7 @@ class Mixture(DensityEstimator):
         **DensityEstimator._parameter_constraints,
         "family": [str, Family],
         "encoder": [Encoder, None],
-        "init": [StrOptions({"auto"}), "array-like", callable],
+        "init": [StrOptions({"auto", "annealed"}), "array-like", callable],
     }
 
     def __init__(
@@ -732,7 +770,7 @@ class Mixture(DensityEstimator):
         family: str | Family[Any, Any] = "gaussian_full",
         n_components: int | str = 1,
         *,
-        temperature: float = 1.0,
+        temperature: float | Annealed = 1.0,
         encoder: Encoder | None = None,
         init: Any = "auto",
         tol: float = 1e-3,
@@ -772,12 +810,16 @@ class Mixture(DensityEstimator):
 
     def _encoder(self) -> Encoder:
         if self.encoder is None:
-            return encoder_at(float(self.temperature))
+            return encoder_at(self.temperature)
         if self.temperature != 1.0:
             raise ValueError(
                 f"Give either encoder={self.encoder!r} or temperature={self.temperature!r}, not both."
             )
         return self.encoder
+
+    def _schedule(self) -> Annealed | None:
+        rule = self.temperature if getattr(self, "encoder", None) is None else self.encoder
+        return schedule_of(rule, self._how_to_begin, self._encoder().beta)
 
     @property
     def _exact_maximiser(self) -> bool:

@@ -113,6 +113,8 @@ class FitResult:
         The sums that the last M-step maximised.
     interrupted : bool
         Whether somebody pressed Ctrl-C.
+    attempt : int
+        Which of several starts it came from.
     """
 
     model: MixtureAutoencoder
@@ -126,6 +128,7 @@ class FitResult:
     dropped: tuple[int, ...] = ()
     statistics: Statistics | None = None
     interrupted: bool = False
+    attempt: int = 0
 
 
 @dataclass

@@ -219,7 +219,7 @@ def fit(
             interrupted = True
             break
         if best is None or result.bound - best.bound > _ROUNDING * abs(best.bound):
-            best = result
+            best = replace(result, attempt=attempt)
         interrupted = result.interrupted
         if interrupted:
             break
