@@ -271,11 +271,11 @@ def test_a_plain_code_moves_with_its_anchors_and_an_absorbed_one_does_not():
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
-    from mixcoder.ops import embedding
+    from mixcoder.ops.embedding import encode
 
     w, a, kernel = normal(5, 2, seed=46), simplex(101, 5, 47), KERNELS["both"]
     whole, exact = encode_embedded(a, w, kernel), encode_exact(a.log(), w, kernel)
-    monkeypatch.setattr(embedding, "_BLOCK_NUMBERS", 130)
+    monkeypatch.setattr(encode, "_BLOCK_NUMBERS", 130)
     torch.testing.assert_close(encode_embedded(a, w, kernel).codes, whole.codes, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(encode_exact(a.log(), w, kernel).codes, exact.codes, rtol=1e-8, atol=1e-9)
 
