@@ -89,7 +89,8 @@ def ascend(
         if rival is not None:
             other = rival(codes[rows], rows)
             seen = look(other, rows)
-            higher = seen.value > here.value[rows] + noise
+            summit = (seen.value >= here.value[rows] - noise) & (seen.gradient.norm(dim=1) <= tol)
+            higher = (seen.value > here.value[rows] + noise) | summit
             settle(rows[higher], other[higher], Local(*(part[higher] for part in seen)))
             better |= higher
         steps[rows[better]] += 1
@@ -123,8 +124,11 @@ def _backtrack(
     return new, there
 
 
-def newton(curvature: Tensor, gradient: Tensor, reach: Tensor, otherwise: Tensor | None = None) -> Tensor:
+def newton(curvature: Tensor, gradient: Tensor, reach: Tensor) -> Tensor:
     """Return the solution of curvature @ step = gradient, not longer than ``reach``; an ascent direction always.
+
+    Where the function is not concave, each of its curvatures counts by its size: Newton's step would go for the saddle,
+    this one away from it.
 
     Parameters
     ----------
@@ -132,23 +136,21 @@ def newton(curvature: Tensor, gradient: Tensor, reach: Tensor, otherwise: Tensor
         Negative Hessian.
     gradient : Tensor, shape (n, e)
     reach : Tensor, shape (n,)
-    otherwise : Tensor, shape (n, e, e), optional
-        The positive definite curvature of a lower bound, for rows where the function itself is not concave.
+
+    References
+    ----------
+    Gill, Murray & Wright, Practical Optimization (1981), section 4.4.2.
     """
     factor, info = torch.linalg.cholesky_ex(curvature)
-    if otherwise is not None and bool((info != 0).any()):
-        curvature = torch.where((info != 0)[:, None, None], otherwise, curvature)
-        factor, info = torch.linalg.cholesky_ex(curvature)
-    if bool((info != 0).any()):
-        # Flat to rounding: a ridge that lets the gradient lead.
-        lost = info != 0
-        ridge = 1e-8 * curvature.diagonal(dim1=1, dim2=2).sum(dim=1) + gradient.norm(dim=1) / reach
-        curvature = curvature.clone()
-        curvature.diagonal(dim1=1, dim2=2).add_(torch.where(lost, ridge, 0.0)[:, None])
-        factor, info = torch.linalg.cholesky_ex(curvature)
     step = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-    unusable = ~step.isfinite().all(dim=1) | (info != 0)
-    step = torch.where(unusable[:, None], gradient, step)
+    lost = ((info != 0) | ~step.isfinite().all(dim=1)).nonzero()[:, 0]
+    if len(lost) > 0:
+        values, axes = torch.linalg.eigh(curvature[lost])
+        # Flat to rounding along an axis: not further than the reach.
+        least = gradient[lost].norm(dim=1) / reach[lost] + torch.finfo(step.dtype).tiny
+        sizes = torch.maximum(values.abs(), least[:, None])
+        turned = (axes.mT @ gradient[lost, :, None]) / sizes[..., None]
+        step[lost] = (axes @ turned)[..., 0]
     length = step.norm(dim=1).clamp_min(torch.finfo(step.dtype).tiny)
     return step * (reach / length).clamp_max(1.0)[:, None]
 

@@ -85,12 +85,22 @@ class CodeKernel(ABC):
         """Return the gradient of G in v, shape (n, e); that of L with ``targets`` = :meth:`responsibilities`."""
 
     @abstractmethod
-    def anchor_gradient(self, codes: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
-        """Return the gradient of the sum of G over the rows in w, shape (k, e); of L with :meth:`responsibilities`."""
+    def anchor_gradient(
+        self, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the gradient of the (weighted) sum of G over the rows in w, shape (k, e); L's with responsibilities."""
+
+    def anchor_curvature(
+        self, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        r"""Return a curvature to scale steps of the anchors by, shape (k e, k e): here :math:`2\beta \sum_n (A + q)_{nk} I`."""
+        total = targets + self.log_code(codes, anchors)[0].exp()
+        sums = total.sum(dim=0) if weights is None else weights @ total
+        return torch.diag(2 * self.beta * sums.repeat_interleave(anchors.shape[1]))
 
     @abstractmethod
     def first_codes(self, targets: Tensor, anchors: Tensor) -> Tensor:
-        """Return where to begin to climb, shape (n, e)."""
+        """Return where to begin to climb, shape (s, n, e): s places a row, the best of whose summits is taken."""
 
     @abstractmethod
     def climb(
@@ -184,3 +194,8 @@ class Outlook(NamedTuple):
 def nowhere(rows: Tensor) -> Tensor:
     """Return the limit at infinity of an objective that falls there without end, shape (n,)."""
     return rows.new_full((len(rows),), -math.inf)
+
+
+def weighted(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the rows times their weights."""
+    return rows if weights is None else rows * weights.to(rows)[:, None]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mixcoder.ops.embedding.ascent import Climb, Landscape, Local, ascend, newton
-from mixcoder.ops.embedding.base import CodeKernel, Outlook, bayes
+from mixcoder.ops.embedding.base import CodeKernel, Outlook, bayes, weighted
 from mixcoder.ops.embedding.sphere import best_directions
 
 
@@ -71,7 +71,9 @@ class DistanceKernel(CodeKernel):
         """
         return self._look_around(codes, anchors, targets, None).gradient
 
-    def anchor_gradient(self, codes: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
+    def anchor_gradient(
+        self, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         r"""Return the gradient of :math:`\sum_n G_n` in w, shape (k, e); of L with :meth:`responsibilities`.
 
         .. math::
@@ -79,20 +81,19 @@ class DistanceKernel(CodeKernel):
 
         Rows that sit on the anchor are left out of its sum.
         """
-        pull = targets - self.log_code(codes, anchors)[0].exp()  # (n, k)
+        pull = weighted(targets - self.log_code(codes, anchors)[0].exp(), weights)  # (n, k)
         units, _ = _units(codes, anchors)
         return self.beta * (pull[..., None] * units).sum(dim=0)
 
     def first_codes(self, targets: Tensor, anchors: Tensor) -> Tensor:
-        """Return the mean of the anchors under the targets or the anchor of the largest, whichever is higher."""
-        mean, own = targets @ anchors, anchors[targets.argmax(dim=1)]
-        higher = self.surrogate(own, anchors, targets) > self.surrogate(mean, anchors, targets)
-        return torch.where(higher[:, None], own, mean)
+        """Return the mean of the anchors under the targets and the best of all anchors, shape (2, n, e)."""
+        at_anchors = targets @ self.log_code(anchors, anchors)[0].T - self.prior * anchors.square().sum(dim=1)  # (n, k)
+        return torch.stack([targets @ anchors, anchors[at_anchors.argmax(dim=1)]])
 
     def climb(
         self, start: Tensor, targets: Tensor, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int
     ) -> Climb:
-        """Climb G by Newton's step where it is concave, else by that of a concave function below it."""
+        """Climb G; an anchor near by is tried at every step, since a kink may be the summit."""
 
         def look(codes: Tensor, rows: Tensor) -> Local:
             return self._look_around(codes, anchors, targets[rows], None)
@@ -102,7 +103,7 @@ class DistanceKernel(CodeKernel):
     def climb_exact(
         self, start: Tensor, log_likelihood: Tensor, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int
     ) -> Climb:
-        """Climb L by Newton's step where it is concave, else by that of a concave function below it."""
+        """Climb L; an anchor near by is tried at every step, since a kink may be the summit."""
 
         def look(codes: Tensor, rows: Tensor) -> Local:
             return self._look_around(codes, anchors, None, log_likelihood[rows])
@@ -133,11 +134,7 @@ class DistanceKernel(CodeKernel):
     def _look_around(
         self, codes: Tensor, anchors: Tensor, targets: Tensor | None, log_likelihood: Tensor | None
     ) -> Local:
-        r"""Return the objective, its gradient and a step: of G for given targets, of L for given log-likelihoods.
-
-        Since distances are convex, each entry of the log-sum-exp lies below its tangent; since square roots are concave,
-        :math:`|v - w| \le (|v - w|^2 / d + d) / 2` with d the distance here (Weiszfeld). What is then below G is concave.
-        """
+        """Return the objective, its gradient and a step: of G for given targets, of L for given log-likelihoods."""
         units, distances = _units(codes, anchors)  # (n, k, e), (n, k)
         logits = self._entries(distances, codes)
         log_shares = logits.log_softmax(dim=1)
@@ -159,7 +156,6 @@ class DistanceKernel(CodeKernel):
         spread = (apart * q[..., None]).mT @ apart + (q_0 * apart_0)[..., None] * apart_0[:, None]
         spread.diagonal(dim1=1, dim2=2).add_(2 * (self.alpha * q_0 + self.prior))
         bend = self.beta / distances.where(distances > 0, math.inf)  # (n, k)
-        below = spread + torch.diag_embed((targets * bend).sum(dim=1, keepdim=True).expand_as(codes))
         # The Hessian of -beta |v - w| is -(beta / d) (I - u u').
         net = (targets - q) * bend
         exact = spread + torch.diag_embed(net.sum(dim=1, keepdim=True).expand_as(codes))
@@ -173,7 +169,11 @@ class DistanceKernel(CodeKernel):
         gradient = gradient * (1 - hold / length).clamp_min(0.0)[:, None]
         radius = (anchors - anchors.mean(dim=0)).norm(dim=1).amax()
         reach = 2 * ((codes - anchors.mean(dim=0)).norm(dim=1) + radius) + 1 / self.beta
-        return Local(value, gradient, newton(exact, gradient, reach, otherwise=below))
+        step = newton(exact, gradient, reach)
+        # Off a kink the function rises along its gradient, not along every step that has an acute angle with it.
+        steepest = gradient * (step.norm(dim=1) / length)[:, None]
+        step = torch.where((distances == 0).any(dim=1, keepdim=True), steepest, step)
+        return Local(value, gradient, step)
 
     def _ascend(
         self, start: Tensor, look: Landscape, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int

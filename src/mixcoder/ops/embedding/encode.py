@@ -98,10 +98,12 @@ def encode_embedded(
 
     def place(rows: slice) -> tuple[Tensor, ...]:
         a, possible = targets[rows], outlook.possible[rows]
-        first = kernel.first_codes(a, anchors)
-        begin = first if start is None else torch.where(possible[:, None], start[rows], first)
-        climb = kernel.climb(begin, a, anchors, possible, tol, max_iter)
-        return _judged(climb, kernel.surrogate(climb.codes, anchors, a), outlook, rows)
+
+        def climb(begin: Tensor) -> tuple[Climb, Tensor]:
+            there = kernel.climb(begin, a, anchors, possible, tol, max_iter)
+            return there, kernel.surrogate(there.codes, anchors, a)
+
+        return _best(climb, _starts(start, rows, kernel.first_codes(a, anchors), possible), outlook, rows)
 
     return _placed(place, len(targets), anchors)
 
@@ -117,9 +119,9 @@ def encode_exact(
 ) -> EmbeddedCodes:
     r"""Return a code of every row that maximises L, near its start: :math:`L_n(v) = \log \sum_k q_{nk}(v)\, p(x_n|k)`.
 
-    Repeats: r from v (:meth:`CodeKernel.responsibilities`), then a step of v: Newton's on L where L is concave, else on
-    the G(.; r) that touches L from below, halved until L gains. L never falls by more than rounding. It is no concave
-    function, so the maximum is a local one.
+    Repeats: r from v (:meth:`CodeKernel.responsibilities`), where L and G(.; r) touch, then a step of v: Newton's, with
+    absolute curvatures where L is not concave, halved until L gains. L never falls by more than rounding. The maximum is
+    a local one.
 
     Without absorber and prior L nears the largest log p(x|k) among the vertices of the hull of the anchors as v goes to
     infinity; a row whose best component sits at a vertex has no code, and one that ends below that limit has not found
@@ -149,18 +151,34 @@ def encode_exact(
 
     def place(rows: slice) -> tuple[Tensor, ...]:
         h, possible = log_likelihood[rows], outlook.possible[rows]
-        first = kernel.first_codes(bayes(h), anchors)
-        begin = first if start is None else torch.where(possible[:, None], start[rows], first)
-        climb = kernel.climb_exact(begin, h, anchors, possible, tol, max_iter)
-        return _judged(climb, kernel.objective(climb.codes, anchors, h), outlook, rows)
+
+        def climb(begin: Tensor) -> tuple[Climb, Tensor]:
+            there = kernel.climb_exact(begin, h, anchors, possible, tol, max_iter)
+            return there, kernel.objective(there.codes, anchors, h)
+
+        return _best(climb, _starts(start, rows, kernel.first_codes(bayes(h), anchors), possible), outlook, rows)
 
     return _placed(place, len(log_likelihood), anchors)
 
 
-def _judged(climb: Climb, value: Tensor, outlook: Outlook, rows: slice) -> tuple[Tensor, ...]:
-    """Return the fields of :class:`EmbeddedCodes` for some rows; a code that infinity beats is none."""
+def _starts(start: Tensor | None, rows: slice, first: Tensor, possible: Tensor) -> Tensor:
+    """Return where the rows begin, shape (s, n, e): where they are told to, if they climb at all."""
+    return first if start is None else torch.where(possible[:, None], start[rows], first[:1])
+
+
+def _best(
+    climb: Callable[[Tensor], tuple[Climb, Tensor]], starts: Tensor, outlook: Outlook, rows: slice
+) -> tuple[Tensor, ...]:
+    """Return the fields of :class:`EmbeddedCodes` of some rows, from the best start; what infinity beats is no code."""
+    (codes, norms, steps), value = climb(starts[0])
+    for begin in starts[1:]:
+        other, height = climb(begin)
+        higher = height > value
+        codes = torch.where(higher[:, None], other.codes, codes)
+        norms, value = torch.where(higher, other.norms, norms), torch.where(higher, height, value)
+        steps = steps + other.steps
     exists = outlook.possible[rows] & (value >= outlook.limit[rows] - rounding(value))
-    return climb.codes, value, climb.norms, climb.steps, exists
+    return codes, value, norms, steps, exists
 
 
 def _placed(place: Callable[[slice], tuple[Tensor, ...]], n: int, anchors: Tensor) -> EmbeddedCodes:

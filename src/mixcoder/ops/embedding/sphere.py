@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mixcoder.ops.embedding.ascent import Climb, Local, ascend, newton
-from mixcoder.ops.embedding.base import CodeKernel, Outlook, bayes
+from mixcoder.ops.embedding.base import CodeKernel, Outlook, bayes, weighted
 
 
 @final
@@ -69,15 +69,16 @@ class SphereKernel(CodeKernel):
         slopes, biases = self._lines(anchors)
         return _look_around(codes, slopes, biases, targets, None).gradient
 
-    def anchor_gradient(self, codes: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
+    def anchor_gradient(
+        self, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         r"""Return :math:`2\beta \sum_n (A_{nk} - q_{nk}) (v_n - w_k)`, shape (k, e)."""
-        pull = targets - self.log_code(codes, anchors)[0].exp()  # (n, k)
+        pull = weighted(targets - self.log_code(codes, anchors)[0].exp(), weights)  # (n, k)
         return 2 * self.beta * (pull.T @ codes - pull.sum(dim=0)[:, None] * anchors)
 
     def first_codes(self, targets: Tensor, anchors: Tensor) -> Tensor:
-        """Return the direction in which the targets pull, or the one against it, whichever is higher."""
-        slopes, biases = self._lines(anchors)
-        return _first(targets, slopes, biases, None)
+        """Return the direction in which the targets pull and the one against it, shape (2, n, e)."""
+        return _first(targets, self._lines(anchors)[0])
 
     def climb(
         self, start: Tensor, targets: Tensor, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int
@@ -124,10 +125,12 @@ def best_directions(targets: Tensor | None, slopes: Tensor, log_likelihood: Tens
     for rows in torch.arange(len(given), device=given.device).split(max(1, (1 << 18) // slopes.numel())):
         a = None if targets is None else targets[rows]
         h = None if log_likelihood is None else log_likelihood[rows]
-        first = _first(a if a is not None else bayes(given[rows]), slopes, biases, h)
         climbs = torch.ones(len(rows), dtype=torch.bool, device=given.device)
-        codes = _climb(first, slopes, biases, a, h, climbs, 1e-10, 200).codes
-        found.append(_look_around(codes, slopes, biases, a, h).value)
+        summits: list[Tensor] = []
+        for first in _first(a if a is not None else bayes(given[rows]), slopes):
+            codes = _climb(first, slopes, biases, a, h, climbs, 1e-10, 200).codes
+            summits.append(_look_around(codes, slopes, biases, a, h).value)
+        found.append(torch.stack(summits).amax(dim=0))
     return torch.cat(found) if found else given.new_empty(0)
 
 
@@ -135,7 +138,8 @@ def _entries(codes: Tensor, slopes: Tensor, biases: Tensor) -> Tensor:
     return torch.nn.functional.pad(codes @ slopes.T, (0, 1)) + biases
 
 
-def _first(targets: Tensor, slopes: Tensor, biases: Tensor, log_likelihood: Tensor | None) -> Tensor:
+def _first(targets: Tensor, slopes: Tensor) -> Tensor:
+    """Return where the targets pull from the middle of all slopes, and the opposite, shape (2, n, e)."""
     pull = targets @ slopes - slopes.mean(dim=0)
     own = slopes[targets.argmax(dim=1)]
     axis = torch.zeros_like(pull)
@@ -143,9 +147,7 @@ def _first(targets: Tensor, slopes: Tensor, biases: Tensor, log_likelihood: Tens
     for other in (own, axis):  # no pull, and an anchor in the origin, have no direction
         pull = torch.where(pull.norm(dim=1, keepdim=True) > 1e-12 * slopes.norm(), pull, other)
     ahead = torch.nn.functional.normalize(pull, dim=1)
-    given = (targets, None) if log_likelihood is None else (None, log_likelihood)
-    here, there = (_look_around(v, slopes, biases, *given).value for v in (ahead, -ahead))
-    return torch.where((here >= there)[:, None], ahead, -ahead)
+    return torch.stack([ahead, -ahead])
 
 
 def _look_around(
@@ -154,8 +156,7 @@ def _look_around(
     r"""Return G (for targets) or L (for log-likelihoods), the gradient along the sphere, and a step along it.
 
     With g and C the gradient and the negative Hessian in space, and P = I - v v' the projection, minus the Hessian on the
-    sphere is :math:`P C P + (v \cdot g) P`. Where that is not positive the step is the one whose retraction is
-    :math:`(g + c v) / |g + c v|`, c a bound of the curvature: the maximum of the linear function that touches from below.
+    sphere is :math:`P C P + (v \cdot g) P`.
     """
     log_shares = _entries(codes, slopes, biases).log_softmax(dim=1)
     q = log_shares[:, :-1].exp()  # the absorber's entry is flat: it takes a share and adds no slope
@@ -179,11 +180,8 @@ def _look_around(
     project = torch.eye(codes.shape[1], dtype=codes.dtype, device=codes.device) - codes[..., None] * codes[:, None]
     along = project @ curvature @ project + outward[..., None] * project
     normal = codes[..., None] * codes[:, None]
-    # Every slope and their mean are within this ball: no entry of the log-sum-exp bends more.
-    bound = slopes.square().sum(dim=1).amax()
-    below = (outward + bound).clamp_min(1e-300)[..., None] * project + normal
     far = codes.new_full((len(codes),), math.pi)
-    return Local(value, gradient, newton(along + normal, gradient, far, otherwise=below))
+    return Local(value, gradient, newton(along + normal, gradient, far))
 
 
 def _climb(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mixcoder.ops.embedding.ascent import Climb, Local, ascend, newton
-from mixcoder.ops.embedding.base import CodeKernel, Outlook, bayes, nowhere
+from mixcoder.ops.embedding.base import CodeKernel, Outlook, bayes, nowhere, weighted
 from mixcoder.ops.embedding.existence import code_exists, hull_vertices, require_spanning
 
 
@@ -83,17 +83,49 @@ class EmbeddingKernel(CodeKernel):
         """
         return self.expand(codes, anchors, targets @ anchors).gradient
 
-    def anchor_gradient(self, codes: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
+    def anchor_gradient(
+        self, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         r"""Return the gradient of :math:`\sum_n G_n` in w, shape (k, e); of L with :meth:`responsibilities`.
 
         .. math:: \frac{\partial}{\partial w_k} \sum_n G_n = 2\beta \sum_n (A_{nk} - q_{nk}) (v_n - w_k)
         """
-        pull = targets - self.log_code(codes, anchors)[0].exp()  # (n, k)
+        pull = weighted(targets - self.log_code(codes, anchors)[0].exp(), weights)  # (n, k)
         return 2 * self.beta * (pull.T @ codes - pull.sum(dim=0)[:, None] * anchors)
 
+    def anchor_curvature(
+        self, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        r"""Return minus the Hessian in w of :math:`\sum_n \max_v G_n(v; A_n)`, shape (k e, k e), the codes at their maxima.
+
+        The codes follow the anchors: with :math:`C_n = -\partial^2 G_n / \partial v^2` and
+        :math:`J_n = \partial^2 G_n / \partial v \partial w`,
+
+        .. math:: -\sum_n \frac{\partial^2 G_n}{\partial w^2} - \sum_n J_n^\top C_n^{-1} J_n
+        """
+        k, e = anchors.shape
+        log_q, log_q_0 = self.log_code(codes, anchors)
+        q, q_0 = log_q.exp(), log_q_0.exp()
+        slopes = 2 * self.beta * (codes[:, None] - anchors)  # of h_k in w_k; in v they are the opposite
+        shared = q[..., None] * slopes  # (n, k, e)
+        mean = 2 * self.alpha * q_0[:, None] * codes - shared.sum(dim=1)
+        pull = targets - q
+        response = shared[:, None] * (slopes + mean[:, None]).movedim(2, 1)[..., None]  # (n, e, k, e)
+        for axis in range(e):
+            response[:, axis, :, axis] += 2 * self.beta * pull
+        factor, info = torch.linalg.cholesky_ex(self.expand(codes, anchors, targets @ anchors).curvature)
+        root = torch.linalg.solve_triangular(factor, response.flatten(2), upper=False)  # (n, e, k e)
+        # A row whose G is flat to rounding has no code that could follow.
+        root = torch.where(((info == 0) & root.isfinite().flatten(1).all(dim=1))[:, None, None], root, 0.0)
+        own = (weighted(shared.flatten(1), weights).view_as(shared).movedim(0, 2)) @ slopes.movedim(0, 1)  # (k, e, e)
+        own.diagonal(dim1=1, dim2=2).add_(2 * self.beta * weighted(pull, weights).sum(dim=0)[:, None])
+        scale = None if weights is None else weights.sqrt()
+        flat = torch.cat([weighted(shared.flatten(1), scale), weighted(root.flatten(1), scale).view(-1, k * e)])
+        return torch.block_diag(*own) - flat.T @ flat
+
     def first_codes(self, targets: Tensor, anchors: Tensor) -> Tensor:
-        """Return the mean of the anchors under the targets, shape (n, e)."""
-        return targets @ anchors
+        """Return the mean of the anchors under the targets, shape (1, n, e)."""
+        return (targets @ anchors)[None]
 
     def climb(
         self, start: Tensor, targets: Tensor, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int
@@ -110,10 +142,7 @@ class EmbeddingKernel(CodeKernel):
     def climb_exact(
         self, start: Tensor, log_likelihood: Tensor, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int
     ) -> Climb:
-        """Climb L by the Newton step of L where it is concave there, else by that of the G that touches it.
-
-        The curvature of G exceeds that of L by the covariance under r of the slopes.
-        """
+        """Climb L, whose curvature is that of G less the covariance under r of the slopes: it need not be concave."""
         reach = _reach(anchors, self.beta)
 
         def look(codes: Tensor, rows: Tensor) -> Local:
@@ -125,7 +154,7 @@ class EmbeddingKernel(CodeKernel):
             at = self.expand(codes, anchors, moments)
             apart = 2 * self.beta * (anchors - moments[:, None])  # (n, k, e)
             exact = at.curvature - (apart * r[..., None]).mT @ apart
-            step = newton(exact, at.gradient, reach(codes), otherwise=at.curvature)
+            step = newton(exact, at.gradient, reach(codes))
             return Local(value - self.prior * codes.square().sum(dim=1), at.gradient, step)
 
         return ascend(start, look, climbs, tol, max_iter)
