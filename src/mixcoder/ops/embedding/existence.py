@@ -78,6 +78,10 @@ def hull_vertices(anchors: Tensor) -> Tensor:
     from scipy.optimize import linprog
 
     w = _unit(anchors)
+    corners = _corners(w)
+    if corners is not None:
+        same = torch.cdist(w, w[corners], compute_mode="donot_use_mm_for_euclid_dist") < 1e-12
+        return same.any(dim=1).to(anchors.device)
     k = len(w)
     equal = torch.cat([torch.ones(1, k, dtype=w.dtype), w.T]).numpy()
     outer: list[bool] = []
@@ -88,6 +92,24 @@ def hull_vertices(anchors: Tensor) -> Tensor:
         # c = (w_k alone) is feasible, so a failure is one of rounding: then nothing else mixes it.
         outer.append(solved.fun is None or float(solved.fun) > 1 - 1e-7)
     return torch.tensor(outer, device=anchors.device)
+
+
+def _corners(anchors: Tensor) -> Tensor | None:
+    """Return the numbers of the hull's vertices, of anchors that coincide but one; ``None`` for many axes."""
+    from scipy.spatial import ConvexHull, QhullError
+
+    _, sizes, axes = torch.linalg.svd(anchors, full_matrices=False)
+    w = anchors @ axes[sizes > _FLAT].T
+    if w.shape[1] == 0:
+        return torch.tensor([0])
+    if w.shape[1] == 1:
+        return torch.stack([w[:, 0].argmin(), w[:, 0].argmax()])
+    if w.shape[1] > _FACET_AXES:
+        return None
+    try:
+        return torch.from_numpy(ConvexHull(w.numpy()).vertices).to(torch.int64)
+    except QhullError:
+        return None
 
 
 def _facets(anchors: Tensor) -> tuple[Tensor, Tensor] | None:

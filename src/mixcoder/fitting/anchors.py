@@ -1,0 +1,224 @@
+"""Anchors for given targets: Newton's method on the objective of codes that are always the best ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mixcoder.ops.embedding import CodeKernel
+from mixcoder.sources import Block, Source
+from mixcoder.statistics import Statistics
+
+TargetsOf = Callable[[Block], Tensor]
+"""The targets of the rows of a block, on the simplex, float64, shape (n, k)."""
+
+# Numbers in the largest array of a block, which is (rows e k e).
+_BLOCK_NUMBERS = 1 << 19
+
+_FIRST_DAMPING = 1e-3
+_LARGEST_DAMPING = 1e8
+
+# Curvatures below this share of the largest belong to turns of the map, along which nothing changes.
+_FLAT = 1e-9
+
+
+@dataclass(frozen=True)
+class AnchorSums(Statistics):
+    """What the rows say about the anchors.
+
+    Parameters
+    ----------
+    gradient : Tensor, shape (k, e)
+    curvature : Tensor, shape (k e, k e)
+        Minus the Hessian, or what stands in for it.
+    """
+
+    gradient: Tensor
+    curvature: Tensor
+
+    @classmethod
+    def of(
+        cls, kernel: CodeKernel, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None
+    ) -> AnchorSums:
+        """Return the sums of some rows, whose codes are the best for their targets."""
+        return cls(
+            kernel.anchor_gradient(codes, anchors, targets, weights),
+            kernel.anchor_curvature(codes, anchors, targets, weights),
+        )
+
+    def with_prior(self, anchors: Tensor, prior: float) -> AnchorSums:
+        r"""Return the sums with :math:`-\rho \sum_k |w_k|^2` added to the objective."""
+        curvature = self.curvature.clone()
+        curvature.diagonal().add_(2 * prior)
+        return AnchorSums(self.gradient - 2 * prior * anchors, curvature)
+
+
+@dataclass
+class AnchorStep:
+    """Damped Newton steps: the damping falls while steps keep their promises and rises when they do not.
+
+    A curvature counts by its size, so that every step is one of ascent; what it promises is the gain of the quadratic
+    model.
+    """
+
+    damping: float = _FIRST_DAMPING
+    promised: float = 0.0
+
+    def propose(self, sums: AnchorSums) -> Tensor:
+        """Return a step of the anchors, shape (k, e)."""
+        values, axes = torch.linalg.eigh((sums.curvature + sums.curvature.T) / 2)
+        largest = values.abs().amax().clamp_min(torch.finfo(values.dtype).tiny)
+        slopes = axes.T @ sums.gradient.flatten()
+        steps = slopes / (torch.maximum(values.abs(), _FLAT * largest) + self.damping * largest)
+        self.promised = float((slopes * steps - 0.5 * values * steps.square()).sum())
+        return (axes @ steps).view_as(sums.gradient)
+
+    def judge(self, gain: float) -> None:
+        """Learn from what the last step gained."""
+        share = gain / self.promised if self.promised > 0 else 1.0
+        if share < 0.25:
+            self.damping = max(_FIRST_DAMPING, 8 * self.damping)
+        elif share > 0.75:
+            self.damping = self.damping / 8 if self.damping > 1e-12 else 0.0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether steps have become too short to try."""
+        return self.damping > _LARGEST_DAMPING
+
+
+@dataclass(frozen=True)
+class AnchorFit:
+    """Anchors and codes, and how they were reached.
+
+    Parameters
+    ----------
+    anchors : Tensor, shape (k, e)
+    codes : Tensor, shape (n, e)
+    history : list of float
+        The objective per row after each step; it never falls.
+    gradient_norm : float
+        Length of the gradient in the anchors, per row.
+    n_steps : Tensor of int64, shape (n,)
+        Newton steps of each row's first code.
+    converged : bool
+    """
+
+    anchors: Tensor
+    codes: Tensor
+    history: list[float]
+    gradient_norm: float
+    n_steps: Tensor
+    converged: bool
+
+
+@dataclass(frozen=True)
+class _Turn(Statistics):
+    value: Tensor
+    anchors: AnchorSums
+
+
+def fit_anchors(
+    source: Source,
+    targets_of: TargetsOf,
+    start: Tensor,
+    kernel: CodeKernel,
+    *,
+    prior: float,
+    tol: float,
+    max_iter: int,
+    code_tol: float = 1e-8,
+) -> AnchorFit:
+    r"""Return anchors and codes that maximise :math:`\sum_n G_n(v_n; A_n) - \rho \sum_k |w_k|^2`.
+
+    Every step sees the codes at their best, and knows how they will follow (:meth:`CodeKernel.anchor_curvature`): with
+    squared distances it is Newton's on the objective of the anchors alone. One pass over the rows a step; nothing of
+    size (n, k) is kept.
+
+    Parameters
+    ----------
+    source : Source
+        What ``targets_of`` makes targets of.
+    targets_of : callable
+    start : Tensor, shape (k, e)
+        First anchors.
+    kernel : CodeKernel
+    prior : float
+        rho of the anchors.
+    tol : float
+        Gain in nats per row below which to stop.
+    max_iter : int
+        Steps at most.
+    code_tol : float
+        Length of its gradient at which a code is done.
+    """
+    k, e = start.shape
+    rows = max(64, _BLOCK_NUMBERS // (k * e * e))
+    n_steps = torch.zeros(source.n_rows, dtype=torch.int64, device=start.device)
+
+    def turn(anchors: Tensor, before: Tensor | None) -> tuple[_Turn, Tensor]:
+        codes = start.new_empty(source.n_rows, e)
+
+        def visit(block: Block) -> _Turn:
+            a, here = targets_of(block), slice(block.start, block.stop)
+            everyone = torch.ones(len(a), dtype=torch.bool, device=a.device)
+            begin = kernel.first_codes(a, anchors)[0] if before is None else before[here]
+            climb = kernel.climb(begin, a, anchors, everyone, code_tol, 100)
+            codes[here] = climb.codes
+            if before is None:
+                n_steps[here] = climb.steps
+            value = kernel.surrogate(climb.codes, anchors, a).sum()
+            return _Turn(value, AnchorSums.of(kernel, climb.codes, anchors, a, block.weights))
+
+        found = source.map_reduce(visit, rows)
+        value = found.value - prior * anchors.square().sum()
+        return _Turn(value, found.anchors.with_prior(anchors, prior)), codes
+
+    anchors, stepper = start, AnchorStep()
+    seen, codes = turn(anchors, None)
+    history, converged = [float(seen.value) / source.n_rows], False
+    for _ in range(max_iter):
+        moved = anchors + stepper.propose(seen.anchors)
+        there, followed = turn(moved, codes)
+        gain = float(there.value - seen.value)
+        stepper.judge(gain)
+        if gain > 0:
+            anchors, seen, codes = moved, there, followed
+            history.append(float(seen.value) / source.n_rows)
+        small = max(gain, stepper.promised) <= tol * source.n_rows
+        if (gain >= 0 and small) or stepper.exhausted:
+            converged = True
+            break
+    norm = float(seen.anchors.gradient.norm()) / source.n_rows
+    return AnchorFit(anchors, codes, history, norm, n_steps, converged)
+
+
+def first_anchors(targets: Tensor, e: int) -> Tensor:
+    """Return the components in the principal axes of the targets, shape (k, e), of mean square length one."""
+    k = targets.shape[1]
+    centred = targets - targets.mean(dim=0)
+    return spread_out(centred.T @ centred / max(1, len(targets)), k, e)
+
+
+def spread_out(covariance: Tensor, k: int, e: int) -> Tensor:
+    """Return the components in the principal axes of a covariance of targets, shape (k, e)."""
+    values, axes = torch.linalg.eigh(covariance)
+    anchors = covariance.new_zeros(k, e)
+    leading = axes.flip(1)[:, :e] * values.flip(0)[:e].clamp_min(0).sqrt()
+    anchors[:, : leading.shape[1]] = leading
+    size = anchors.square().sum(dim=1).mean().sqrt()
+    return anchors / size if float(size) > 1e-12 else anchors
+
+
+def principal_axes(anchors: Tensor) -> Tensor:
+    """Return the turn, shape (e, e), to the axes along which the anchors spread most, the farthest one positive."""
+    centred = anchors - anchors.mean(dim=0)
+    _, axes = torch.linalg.eigh(centred.T @ centred)
+    axes = axes.flip(1)
+    turned = centred @ axes
+    far = turned.abs().argmax(dim=0)
+    signs = turned.gather(0, far[None])[0].sign()
+    return axes * torch.where(signs == 0, 1.0, signs)
