@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 # Importing torch and scikit-learn takes a second; a name is imported when it is first used.
 _HOMES = {
+    "EmbeddedMixture": "mixcoder.estimators",
     "FactorAnalyzerMixture": "mixcoder.estimators",
     "GaussianMixture": "mixcoder.estimators",
     "KMeans": "mixcoder.estimators",
@@ -21,6 +22,7 @@ _HOMES = {
 _MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
 
 __all__ = [
+    "EmbeddedMixture",
     "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from mixcoder import components, encoders, errors, estimators, objectives, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import (
+        EmbeddedMixture,
         FactorAnalyzerMixture,
         GaussianMixture,
         KMeans,

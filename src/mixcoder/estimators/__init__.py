@@ -1,6 +1,7 @@
 """scikit-learn faces of the mixtures."""
 
 from mixcoder.estimators._persistence import load
+from mixcoder.estimators.embedded_mixture import EmbeddedMixture
 from mixcoder.estimators.gaussian_mixture import GaussianMixture
 from mixcoder.estimators.k_means import KMeans
 from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
@@ -8,6 +9,7 @@ from mixcoder.estimators.mixture import Mixture
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
 
 __all__ = [
+    "EmbeddedMixture",
     "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",

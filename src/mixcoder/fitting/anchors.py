@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mixcoder.ops.embedding import CodeKernel
+from mixcoder.ops.embedding.base import weighted
 from mixcoder.sources import Block, Source
 from mixcoder.statistics import Statistics
 
@@ -170,7 +171,7 @@ def fit_anchors(
             codes[here] = climb.codes
             if before is None:
                 n_steps[here] = climb.steps
-            value = kernel.surrogate(climb.codes, anchors, a).sum()
+            value = weighted(kernel.surrogate(climb.codes, anchors, a)[:, None], block.weights).sum()
             return _Turn(value, AnchorSums.of(kernel, climb.codes, anchors, a, block.weights))
 
         found = source.map_reduce(visit, rows)
@@ -179,7 +180,8 @@ def fit_anchors(
 
     anchors, stepper = start, AnchorStep()
     seen, codes = turn(anchors, None)
-    history, converged = [float(seen.value) / source.n_rows], False
+    total = source.total_weight
+    history, converged = [float(seen.value) / total], False
     for _ in range(max_iter):
         moved = anchors + stepper.propose(seen.anchors)
         there, followed = turn(moved, codes)
@@ -187,26 +189,22 @@ def fit_anchors(
         stepper.judge(gain)
         if gain > 0:
             anchors, seen, codes = moved, there, followed
-            history.append(float(seen.value) / source.n_rows)
-        small = max(gain, stepper.promised) <= tol * source.n_rows
+            history.append(float(seen.value) / total)
+        small = max(gain, stepper.promised) <= tol * total
         if (gain >= 0 and small) or stepper.exhausted:
             converged = True
             break
-    norm = float(seen.anchors.gradient.norm()) / source.n_rows
+    norm = float(seen.anchors.gradient.norm()) / total
     return AnchorFit(anchors, codes, history, norm, n_steps, converged)
 
 
-def first_anchors(targets: Tensor, e: int) -> Tensor:
+def first_anchors(targets: Tensor, e: int, weights: Tensor | None = None) -> Tensor:
     """Return the components in the principal axes of the targets, shape (k, e), of mean square length one."""
-    k = targets.shape[1]
-    centred = targets - targets.mean(dim=0)
-    return spread_out(centred.T @ centred / max(1, len(targets)), k, e)
-
-
-def spread_out(covariance: Tensor, k: int, e: int) -> Tensor:
-    """Return the components in the principal axes of a covariance of targets, shape (k, e)."""
-    values, axes = torch.linalg.eigh(covariance)
-    anchors = covariance.new_zeros(k, e)
+    w = targets.new_ones(len(targets)) if weights is None else weights.to(targets)
+    share = (w / w.sum())[:, None]
+    centred = targets - (share * targets).sum(dim=0)
+    values, axes = torch.linalg.eigh(centred.T @ (share * centred))
+    anchors = targets.new_zeros(targets.shape[1], e)
     leading = axes.flip(1)[:, :e] * values.flip(0)[:e].clamp_min(0).sqrt()
     anchors[:, : leading.shape[1]] = leading
     size = anchors.square().sum(dim=1).mean().sqrt()
