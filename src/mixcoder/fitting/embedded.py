@@ -129,7 +129,7 @@ class JointProblem:
             lambda block: block.x,
             first,
             copies,
-            prior=self.prior,
+            prior=max(self.prior, 1e-4 * source.total_weight),
             tol=1e-4,
             max_iter=_FIRST_STEPS,
         )
