@@ -394,12 +394,12 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
     ) -> None:
         """Call ``write(rows, codes, log_likelihood)`` on every block of rows."""
         kernel, anchors = self._kernel(), self._anchors.to(source.device)
-        k = model.n_components
+        k, corners = model.n_components, kernel.corners(anchors)
         even = replace(model, log_weights=torch.full_like(model.log_weights, -math.log(k)))
 
         def visit(block: Block) -> None:
             h = even.log_joint(block.x.double()) + math.log(k)
-            write(slice(block.start, block.stop), encode_exact(h, anchors, kernel), h)
+            write(slice(block.start, block.stop), encode_exact(h, anchors, kernel, corners=corners), h)
 
         rows = max(64, _BLOCK_NUMBERS // anchors.numel())
         if in_order:

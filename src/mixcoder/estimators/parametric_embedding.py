@@ -30,6 +30,9 @@ _FIRST_ROWS = 2000
 
 _BLOCK = 1 << 14
 
+# Length of its gradient, in nats a unit of the map, at which a place is found.
+_CODE_TOL = 1e-9
+
 # Numbers in the largest array of a block, which is (rows k e).
 _BLOCK_NUMBERS = 1 << 18
 
@@ -149,7 +152,7 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 self._targets_of,
                 anchors,
                 kernel,
-                prior=float(self.prior),
+                prior=float(self.prior) * rows.n_rows / source.n_rows,  # the same optimum, from fewer rows
                 tol=float(self.tol),
                 max_iter=int(self.max_iter),
             )
@@ -239,14 +242,14 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def _placed(self, source: Source, anchors: Tensor, kernel: CodeKernel) -> EmbeddedCodes:
         """Return the codes of all rows, the targets made block by block."""
-        n, e = source.n_rows, anchors.shape[1]
+        n, e, corners = source.n_rows, anchors.shape[1], kernel.corners(anchors)
         codes, numbers = anchors.new_empty(n, e), anchors.new_empty(2, n)
         steps = torch.empty(n, dtype=torch.int64, device=anchors.device)
         exists = torch.empty(n, dtype=torch.bool, device=anchors.device)
 
         def place(block: Block) -> None:
             rows = slice(block.start, block.stop)
-            found = encode_embedded(self._targets_of(block), anchors, kernel)
+            found = encode_embedded(self._targets_of(block), anchors, kernel, tol=_CODE_TOL, corners=corners)
             codes[rows], steps[rows], exists[rows] = found.codes, found.n_steps, found.exists
             numbers[0, rows], numbers[1, rows] = found.value, found.gradient_norm
 

@@ -161,12 +161,12 @@ def fit_anchors(
     n_steps = torch.zeros(source.n_rows, dtype=torch.int64, device=start.device)
 
     def turn(anchors: Tensor, before: Tensor | None) -> tuple[_Turn, Tensor]:
-        codes = start.new_empty(source.n_rows, e)
+        codes, corners = start.new_empty(source.n_rows, e), kernel.corners(anchors)
 
         def visit(block: Block) -> _Turn:
             a, here = targets_of(block), slice(block.start, block.stop)
             everyone = torch.ones(len(a), dtype=torch.bool, device=a.device)
-            begin = kernel.first_codes(a, anchors)[0] if before is None else before[here]
+            begin = kernel.first_codes(a, anchors, corners)[0] if before is None else before[here]
             climb = kernel.climb(begin, a, anchors, everyone, code_tol, 100)
             codes[here] = climb.codes
             if before is None:

@@ -140,12 +140,12 @@ class JointProblem:
         source, frame, kernel = self.problem.source, self.problem.frame, self.kernel
         k, e = anchors.shape
         decoder = self._decoder(params, k)
-        codes = anchors.new_empty(source.n_rows, e)
+        codes, corners = anchors.new_empty(source.n_rows, e), kernel.corners(anchors)
 
         def visit(block: Block) -> Totals:
             rows, here = decoder.expand(block.x, frame), slice(block.start, block.stop)
             h = decoder.log_joint(rows).double()
-            begin = kernel.first_codes(bayes(h), anchors)[0] if before is None else before[here]
+            begin = kernel.first_codes(bayes(h), anchors, corners)[0] if before is None else before[here]
             climbs = kernel.exact_outlook(h, anchors).possible
             v = kernel.climb_exact(begin, h, anchors, climbs, self.code_tol, _CODE_STEPS).codes
             codes[here] = v

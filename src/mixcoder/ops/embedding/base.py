@@ -99,8 +99,18 @@ class CodeKernel(ABC):
         return torch.diag(2 * self.beta * sums.repeat_interleave(anchors.shape[1]))
 
     @abstractmethod
-    def first_codes(self, targets: Tensor, anchors: Tensor) -> Tensor:
-        """Return where to begin to climb, shape (s, n, e): s places a row, the best of whose summits is taken."""
+    def first_codes(self, targets: Tensor, anchors: Tensor, corners: Tensor) -> Tensor:
+        """Return where to begin to climb, shape (s, n, e): s places a row, the best of whose summits is taken.
+
+        Parameters
+        ----------
+        corners : Tensor, shape (k, e)
+            From :meth:`corners`.
+        """
+
+    def corners(self, anchors: Tensor) -> Tensor:
+        """Return where rows that are sure of their component begin, shape (k, e): at its anchor."""
+        return anchors
 
     @abstractmethod
     def climb(

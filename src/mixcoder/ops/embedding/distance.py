@@ -85,7 +85,7 @@ class DistanceKernel(CodeKernel):
         units, _ = _units(codes, anchors)
         return self.beta * (pull[..., None] * units).sum(dim=0)
 
-    def first_codes(self, targets: Tensor, anchors: Tensor) -> Tensor:
+    def first_codes(self, targets: Tensor, anchors: Tensor, corners: Tensor) -> Tensor:
         """Return the mean of the anchors under the targets and the best of all anchors, shape (2, n, e)."""
         at_anchors = targets @ self.log_code(anchors, anchors)[0].T - self.prior * anchors.square().sum(dim=1)  # (n, k)
         return torch.stack([targets @ anchors, anchors[at_anchors.argmax(dim=1)]])

@@ -23,8 +23,8 @@ class EmbeddedCodes:
     Attributes
     ----------
     codes : Tensor, shape (n, e)
-        v. Finite always; where ``exists`` is false it is only where the climb would begin (the mean of the anchors
-        under the row's targets) or where it gave up.
+        v. Finite always; where ``exists`` is false it is only where the climb would begin (a mean of anchors under
+        the row's targets) or where it gave up.
     value : Tensor, shape (n,)
         The objective there, G or L, in nats.
     gradient_norm : Tensor, shape (n,)
@@ -48,6 +48,7 @@ def encode_embedded(
     kernel: CodeKernel,
     *,
     start: Tensor | None = None,
+    corners: Tensor | None = None,
     tol: float = 1e-10,
     max_iter: int = 100,
 ) -> EmbeddedCodes:
@@ -69,7 +70,9 @@ def encode_embedded(
         w.
     kernel : CodeKernel
     start : Tensor, shape (n, e), optional
-        Where to begin; the mean of the anchors under the targets by default.
+        Where to begin; a mean of corners under the targets by default.
+    corners : Tensor, shape (k, e), optional
+        What :meth:`CodeKernel.corners` said of these anchors, for those who ask often.
     tol : float
         A row is done when its gradient is not longer.
     max_iter : int
@@ -94,6 +97,7 @@ def encode_embedded(
     """
     _require_simplex(targets)
     kernel.require_identified(anchors)
+    corners = kernel.corners(anchors) if corners is None else corners
     outlook = kernel.outlook(targets, anchors)
 
     def place(rows: slice) -> tuple[Tensor, ...]:
@@ -103,7 +107,7 @@ def encode_embedded(
             there = kernel.climb(begin, a, anchors, possible, tol, max_iter)
             return there, kernel.surrogate(there.codes, anchors, a)
 
-        return _best(climb, _starts(start, rows, kernel.first_codes(a, anchors), possible), outlook, rows)
+        return _best(climb, _starts(start, rows, kernel.first_codes(a, anchors, corners), possible), outlook, rows)
 
     return _placed(place, len(targets), anchors)
 
@@ -114,6 +118,7 @@ def encode_exact(
     kernel: CodeKernel,
     *,
     start: Tensor | None = None,
+    corners: Tensor | None = None,
     tol: float = 1e-10,
     max_iter: int = 500,
 ) -> EmbeddedCodes:
@@ -135,7 +140,9 @@ def encode_exact(
         w.
     kernel : CodeKernel
     start : Tensor, shape (n, e), optional
-        Where to begin; the mean of the anchors under the posterior of equal weights by default.
+        Where to begin; a mean of corners under the posterior of equal weights by default.
+    corners : Tensor, shape (k, e), optional
+        As for :func:`encode_embedded`.
     tol : float
         A row is done when its gradient is not longer.
     max_iter : int
@@ -147,6 +154,7 @@ def encode_exact(
         As for :func:`encode_embedded`.
     """
     kernel.require_identified(anchors)
+    corners = kernel.corners(anchors) if corners is None else corners
     outlook = kernel.exact_outlook(log_likelihood, anchors)
 
     def place(rows: slice) -> tuple[Tensor, ...]:
@@ -156,7 +164,7 @@ def encode_exact(
             there = kernel.climb_exact(begin, h, anchors, possible, tol, max_iter)
             return there, kernel.objective(there.codes, anchors, h)
 
-        return _best(climb, _starts(start, rows, kernel.first_codes(bayes(h), anchors), possible), outlook, rows)
+        return _best(climb, _starts(start, rows, kernel.first_codes(bayes(h), anchors, corners), possible), outlook, rows)
 
     return _placed(place, len(log_likelihood), anchors)
 

@@ -76,7 +76,7 @@ class SphereKernel(CodeKernel):
         pull = weighted(targets - self.log_code(codes, anchors)[0].exp(), weights)  # (n, k)
         return 2 * self.beta * (pull.T @ codes - pull.sum(dim=0)[:, None] * anchors)
 
-    def first_codes(self, targets: Tensor, anchors: Tensor) -> Tensor:
+    def first_codes(self, targets: Tensor, anchors: Tensor, corners: Tensor) -> Tensor:
         """Return the direction in which the targets pull and the one against it, shape (2, n, e)."""
         return _first(targets, self._lines(anchors)[0])
 

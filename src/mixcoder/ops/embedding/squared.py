@@ -123,9 +123,17 @@ class EmbeddingKernel(CodeKernel):
         flat = torch.cat([weighted(shared.flatten(1), scale), weighted(root.flatten(1), scale).view(-1, k * e)])
         return torch.block_diag(*own) - flat.T @ flat
 
-    def first_codes(self, targets: Tensor, anchors: Tensor) -> Tensor:
-        """Return the mean of the anchors under the targets, shape (1, n, e)."""
-        return (targets @ anchors)[None]
+    def corners(self, anchors: Tensor) -> Tensor:
+        """Return the codes of hard targets, shape (k, e), where they exist: k climbs save many steps of the other rows."""
+        if not self.confines:
+            return anchors
+        k = len(anchors)
+        everyone = torch.ones(k, dtype=torch.bool, device=anchors.device)
+        return self.climb(anchors, torch.eye(k).to(anchors), anchors, everyone, 1e-6, 50).codes
+
+    def first_codes(self, targets: Tensor, anchors: Tensor, corners: Tensor) -> Tensor:
+        """Return the mean of the corners under the targets, shape (1, n, e)."""
+        return (targets @ corners)[None]
 
     def climb(
         self, start: Tensor, targets: Tensor, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int
