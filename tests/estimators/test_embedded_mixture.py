@@ -59,7 +59,13 @@ each = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
 
 def fitted(rows, **settings):
-    given = {"family": "gaussian_spherical", "n_components": 6, "random_state": 0, "tol": 1e-5, "max_iter": 60}
+    given = {
+        "family": "gaussian_spherical",
+        "n_components": 6,
+        "random_state": 0,
+        "tol": 1e-5,
+        "max_iter": 60,
+    }
     return EmbeddedMixture(**{**given, **settings}).fit(rows)
 
 
@@ -74,7 +80,9 @@ def test_the_trace_of_the_exact_objective_never_falls(rows, settings):
     assert model.code_exists_.all()
 
 
-@pytest.mark.parametrize("settings", [{}, {"prior": 0.0, "absorber": 1.0, "alpha": 1.0}, {"kernel": "sphere"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"prior": 0.0, "absorber": 1.0, "alpha": 1.0}, {"kernel": "sphere"}]
+)
 def test_the_trace_is_the_objective_of_the_rows_less_the_prior_of_the_anchors(rows, settings):
     """Recomputed from the definition; a row may have found a better place than the one that the fit followed."""
     model = fitted(rows, tol=1e-9, max_iter=200, **settings)
@@ -87,9 +95,9 @@ def test_the_trace_is_the_objective_of_the_rows_less_the_prior_of_the_anchors(ro
     near = np.exp(-model.beta * distance)
     h = torch.stack(
         [
-            torch.distributions.MultivariateNormal(torch.tensor(m), s * torch.eye(4, dtype=torch.float64)).log_prob(
-                torch.tensor(rows)
-            )
+            torch.distributions.MultivariateNormal(
+                torch.tensor(m), s * torch.eye(4, dtype=torch.float64)
+            ).log_prob(torch.tensor(rows))
             for m, s in zip(*_balls(model), strict=True)
         ],
         1,
@@ -166,7 +174,9 @@ def test_weights_of_rows_are_rows_that_repeat(rows):
 
 
 def test_rows_that_are_pushed_away_are_named_and_everything_stays_finite(rows):
-    with pytest.warns(MissingCodeWarning, match="outside the relative interior of the hull.*absorber > 0 or prior > 0"):
+    with pytest.warns(
+        MissingCodeWarning, match="outside the relative interior of the hull.*absorber > 0 or prior > 0"
+    ):
         model = fitted(rows, prior=0.0, max_iter=20)
     bounds = model.history_["bound"]
     assert all(after >= before for before, after in itertools.pairwise(bounds))
@@ -199,7 +209,9 @@ def test_settings_that_make_no_sense_are_refused(rows, settings, message):
         fitted(rows, **settings)
 
 
-@pytest.mark.parametrize("settings", [{}, {"prior": 0.0, "absorber": 1.0}, {"kernel": "sphere"}, {"kernel": "distance"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"prior": 0.0, "absorber": 1.0}, {"kernel": "sphere"}, {"kernel": "distance"}]
+)
 def test_anchors_that_coincide_give_a_finite_fit(rows, settings):
     model = fitted(rows, anchors_init=np.zeros((6, 2)), max_iter=5, **settings)
     assert np.isfinite(model.embedding_).all()
@@ -224,7 +236,9 @@ def test_fewer_rows_than_components_are_refused():
 # Out and back
 
 
-@pytest.mark.parametrize("settings", [{}, {"prior": 0.0, "absorber": 1.0}, {"family": PPCA(1), "kernel": "distance"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"prior": 0.0, "absorber": 1.0}, {"family": PPCA(1), "kernel": "distance"}]
+)
 def test_a_saved_model_gives_the_same_answers(rows, settings, tmp_path):
     model = fitted(rows, max_iter=5, **settings)
     digest = model.save(tmp_path / "model.mixcoder")

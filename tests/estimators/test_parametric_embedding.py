@@ -101,7 +101,9 @@ def test_newton_needs_few_steps_a_row_and_many_rows_begin_with_some(log_probabil
     assert alone.gradient_norm_ < 1e-8
 
 
-@pytest.mark.parametrize("settings", [{"kernel": "distance"}, {"kernel": "sphere"}, {"kernel": "sphere", "absorber": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"kernel": "distance"}, {"kernel": "sphere"}, {"kernel": "sphere", "absorber": 1.0}]
+)
 def test_other_kernels_never_fall_either(log_probabilities, settings):
     fitted = ParametricEmbedding(max_iter=20, **settings).fit(log_probabilities)
     assert len(fitted.history_) > 2
@@ -140,14 +142,20 @@ def test_a_map_of_a_model_that_no_file_can_hold_says_so(tmp_path):
     from sklearn.linear_model import LogisticRegression
 
     data = load_iris()
-    fitted = ParametricEmbedding(model=LogisticRegression(max_iter=1000).fit(data.data, data.target)).fit(data.data)
+    fitted = ParametricEmbedding(model=LogisticRegression(max_iter=1000).fit(data.data, data.target)).fit(
+        data.data
+    )
     with pytest.raises(UnknownModelError, match="LogisticRegression is not one of"):
         fitted.save(tmp_path / "map.mixcoder")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"absorber": -1.0}, "absorber"), ({"alpha": -1.0}, "alpha \\+ beta > 0"), ({"kernel": "cubic"}, "kernel")],
+    [
+        ({"absorber": -1.0}, "absorber"),
+        ({"alpha": -1.0}, "alpha \\+ beta > 0"),
+        ({"kernel": "cubic"}, "kernel"),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(log_probabilities, settings, message):
     with pytest.raises(ValueError, match=message):

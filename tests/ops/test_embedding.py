@@ -430,7 +430,10 @@ def test_the_curvature_in_the_anchors_is_that_of_codes_that_follow_them(kernel, 
 
     step = 1e-5
     by_differences = torch.stack(
-        [(slope(w - move) - slope(w + move)) / (2 * step) for move in step * torch.eye(k * e, dtype=F64).view(-1, k, e)]
+        [
+            (slope(w - move) - slope(w + move)) / (2 * step)
+            for move in step * torch.eye(k * e, dtype=F64).view(-1, k, e)
+        ]
     )
     codes = encode_embedded(a, w, kernel, tol=1e-13).codes
     formula = kernel.anchor_curvature(codes, w, a, weights)
@@ -438,4 +441,6 @@ def test_the_curvature_in_the_anchors_is_that_of_codes_that_follow_them(kernel, 
     if not weighted:
         ones = torch.ones(n, dtype=F64)
         torch.testing.assert_close(kernel.anchor_curvature(codes, w, a, ones), formula)
-        torch.testing.assert_close(kernel.anchor_gradient(codes, w, a, ones), kernel.anchor_gradient(codes, w, a))
+        torch.testing.assert_close(
+            kernel.anchor_gradient(codes, w, a, ones), kernel.anchor_gradient(codes, w, a)
+        )

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixcoder.ops.embedding import DistanceKernel, EmbeddingKernel, SphereKernel, encode_embedded, encode_exact
+from mixcoder.ops.embedding import (
+    DistanceKernel,
+    EmbeddingKernel,
+    SphereKernel,
+    encode_embedded,
+    encode_exact,
+)
 
 F64 = torch.float64
 DISTANCE = {
@@ -81,7 +87,10 @@ def test_gradients_are_those_of_autograd_and_of_differences(kernel):
         by_v, by_w = torch.autograd.grad(function(*leaves), leaves)
         torch.testing.assert_close(formulas[0], along(kernel, v, by_v), rtol=1e-10, atol=1e-11)
         torch.testing.assert_close(formulas[1], by_w, rtol=1e-10, atol=1e-11)
-        slopes = differences(lambda at, f=function: f(at, w), v), differences(lambda at, f=function: f(v, at), w)
+        slopes = (
+            differences(lambda at, f=function: f(at, w), v),
+            differences(lambda at, f=function: f(v, at), w),
+        )
         torch.testing.assert_close(formulas[0], along(kernel, v, slopes[0]), rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(formulas[1], slopes[1], rtol=1e-6, atol=1e-7)
 
@@ -176,7 +185,10 @@ def test_the_slope_away_from_an_anchor_is_the_steepest_of_all_directions():
     angle = torch.linspace(0, 2 * math.pi, 721, dtype=F64)
     step, here = 1e-7, kernel.surrogate(v, w, a)
     steepest = torch.stack(
-        [(kernel.surrogate(v + step * u, w, a) - here) / step for u in torch.stack([angle.cos(), angle.sin()], 1)]
+        [
+            (kernel.surrogate(v + step * u, w, a) - here) / step
+            for u in torch.stack([angle.cos(), angle.sin()], 1)
+        ]
     ).amax(0)
     assert bool((slope.norm(dim=1) == 0).any())
     assert bool((slope.norm(dim=1) > 0).any())
@@ -249,5 +261,7 @@ def test_a_kernel_that_is_none_is_refused(make, given, message):
 def test_near_its_maximum_the_unsquared_kernel_bounds_shares_that_the_squared_one_does_not():
     w = torch.tensor([[0.0], [-1.0]], dtype=F64)
     hot = torch.tensor([[1.0, 0.0]], dtype=F64)
-    assert encode_embedded(hot, w, DistanceKernel()).value.exp().item() == pytest.approx(1 / (1 + math.exp(-1)))
+    assert encode_embedded(hot, w, DistanceKernel()).value.exp().item() == pytest.approx(
+        1 / (1 + math.exp(-1))
+    )
     assert not bool(encode_embedded(hot, w, EmbeddingKernel()).exists)

@@ -140,7 +140,9 @@ def _rebuild_map(file: modelfile.ModelFile) -> Any:
         known = _estimators()
         if held["class"] not in known:
             raise UnknownModelError(f"holds a {held['class']!r}, which is not one of {sorted(known)}")
-        inside = {name.removeprefix(_INSIDE): a for name, a in file.arrays.items() if name.startswith(_INSIDE)}
+        inside = {
+            name.removeprefix(_INSIDE): a for name, a in file.arrays.items() if name.startswith(_INSIDE)
+        }
         inner = modelfile.ModelFile(kind=held["class"], arrays=inside, metadata=held["metadata"], sha256="")
         model = _rebuild(known[held["class"]], inner)
         model = FrozenEstimator(model) if held["frozen"] else model

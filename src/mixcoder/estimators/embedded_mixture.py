@@ -150,7 +150,8 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
         X : array-like or Tensor, shape (n_samples, n_features), or Source
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
-            Non-negative row weights: a weight of two is a row twice. Their scale counts against the prior of the anchors.
+            Non-negative row weights: a weight of two is a row twice. Their scale counts against the prior of the
+            anchors.
         """
         del y
         with all_or_nothing(self), few_threads(X):
@@ -208,7 +209,9 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
         missing = torch.nonzero(~exists)[:, 0].tolist()
         if not missing:
             return
-        named = ", ".join(str(row) for row in missing[:_NAMED_ROWS]) + (", ..." if len(missing) > _NAMED_ROWS else "")
+        named = ", ".join(str(row) for row in missing[:_NAMED_ROWS]) + (
+            ", ..." if len(missing) > _NAMED_ROWS else ""
+        )
         warnings.warn(
             f"{len(missing)} of {len(exists)} rows have no code (rows {named}; see code_exists_): the moment of their "
             "targets lies outside the relative interior of the hull of the anchors, so that their objective still "
@@ -244,7 +247,9 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
         model, values = self._fitted(), numbers_of(code, "code")
         e = self._anchors.shape[1]
         if values.ndim != 2 or values.shape[1] != e:
-            raise DataError(f"code has shape {tuple(values.shape)}, expected (n_samples, {e}): points of the map.")
+            raise DataError(
+                f"code has shape {tuple(values.shape)}, expected (n_samples, {e}): points of the map."
+            )
         shares = self._shares(values)
         return like_input(on_device(model, values.device).decode(shares).to(self._dtype()), code)
 

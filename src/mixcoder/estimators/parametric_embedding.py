@@ -24,7 +24,6 @@ from mixcoder.fitting.scan import scan_range
 from mixcoder.ops.embedding import CodeKernel, EmbeddedCodes, encode_embedded
 from mixcoder.sources import Block, Source, TensorSource
 
-
 # Rows that decide most of the map, where there are more.
 _FIRST_ROWS = 2000
 
@@ -44,10 +43,10 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         \max_{v, w} \sum_n \Bigl( \sum_k A_{nk} \log q_{nk} - \rho |v_n|^2 \Bigr) - \rho \sum_k |w_k|^2, \qquad
         q_{nk} \propto e^{-\beta |v_n - w_k|^2}
 
-    with A the probabilities given. Every step finds the best codes v for the anchors w by Newton's method and then moves
-    the anchors by a Newton step that knows how the codes will follow; the objective never falls. Of many rows a few
-    thousand come first, so that all of them are needed for the last steps only. Cost O(n k) a step, and a new row gets
-    its place without a new fit.
+    with A the probabilities given. Every step finds the best codes v for the anchors w by Newton's method and then
+    moves the anchors by a Newton step that knows how the codes will follow; the objective never falls. Of many rows a
+    few thousand come first, so that all of them are needed for the last steps only. Cost O(n k) a step, and a new row
+    gets its place without a new fit.
 
     Parameters
     ----------
@@ -257,7 +256,7 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return EmbeddedCodes(codes, numbers[0], numbers[1], steps, exists)
 
 
-def _start(source: Source, targets_of: TargetsOf, e: int) -> Tensor:
+def _start(source: TensorSource, targets_of: TargetsOf, e: int) -> Tensor:
     """Return the components in the principal axes of the targets of some rows, shape (k, e)."""
     some = next(_stages(source))
     return first_anchors(targets_of(Block(some.x, None, 0)), e)

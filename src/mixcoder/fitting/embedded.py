@@ -174,9 +174,9 @@ class JointProblem:
     def fit(self, params: Params, anchors: Tensor, *, tol: float, max_iter: int) -> JointFit:
         """Alternate from given components and anchors.
 
-        A turn takes the components to their best for the responsibilities (which never lowers the objective), the anchors
-        by a damped Newton step of the lower bound that touches there, and each code uphill from where it was. A turn that
-        lowers the objective is taken back, and repeated with the anchors left alone.
+        A turn takes the components to their best for the responsibilities (which never lowers the objective), the
+        anchors by a damped Newton step of the lower bound that touches there, and each code uphill from where it was.
+        A turn that lowers the objective is taken back, and repeated with the anchors left alone.
 
         Parameters
         ----------
@@ -205,7 +205,10 @@ class JointProblem:
             at, totals = there, sums
             history.append(bound)
             if gain <= tol and not waits:
-                converged, reason = True, f"the objective rose by {gain:.2g} nats per row, less than tol={tol:g}"
+                converged, reason = (
+                    True,
+                    f"the objective rose by {gain:.2g} nats per row, less than tol={tol:g}",
+                )
                 break
             waits = False
         counts: Tensor = totals.statistics.counts  # type: ignore[attr-defined]

@@ -14,12 +14,11 @@ G     sum_k A_k log q_k          for fixed targets A; copies them (q = A); conca
 At A = r(v), r_k = q_k p_k / sum_j q_j p_j, the two touch: L >= G + sum_k A_k (log p_k - log A_k), and their gradients
 agree. Climbing G at A = r(v) therefore never lowers L.
 
-That is :class:`EmbeddingKernel`. :class:`DistanceKernel` leaves the distance unsquared, :class:`SphereKernel` confines v
-to the unit sphere; G is then no longer concave, and what is found is a local maximum.
+That is :class:`EmbeddingKernel`. :class:`DistanceKernel` leaves the distance unsquared, :class:`SphereKernel` confines
+v to the unit sphere; G is then no longer concave, and what is found is a local maximum.
 """
 
 from __future__ import annotations
-
 
 from mixcoder.ops.embedding.base import CodeKernel
 from mixcoder.ops.embedding.distance import DistanceKernel

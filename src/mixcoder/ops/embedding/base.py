@@ -88,12 +88,15 @@ class CodeKernel(ABC):
     def anchor_gradient(
         self, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None = None
     ) -> Tensor:
-        """Return the gradient of the (weighted) sum of G over the rows in w, shape (k, e); L's with responsibilities."""
+        """Return the gradient of the weighted sum of G in w, shape (k, e); that of L with :meth:`responsibilities`."""
 
     def anchor_curvature(
         self, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None = None
     ) -> Tensor:
-        r"""Return a curvature to scale steps of the anchors by, shape (k e, k e): here :math:`2\beta \sum_n (A + q)_{nk} I`."""
+        r"""Return a curvature to scale steps of the anchors by, shape (k e, k e).
+
+        Here :math:`2\beta \sum_n (A + q)_{nk} I`; a kernel that knows how codes follow anchors has its own.
+        """
         total = targets + self.log_code(codes, anchors)[0].exp()
         sums = total.sum(dim=0) if weights is None else weights @ total
         return torch.diag(2 * self.beta * sums.repeat_interleave(anchors.shape[1]))
@@ -120,7 +123,13 @@ class CodeKernel(ABC):
 
     @abstractmethod
     def climb_exact(
-        self, start: Tensor, log_likelihood: Tensor, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int
+        self,
+        start: Tensor,
+        log_likelihood: Tensor,
+        anchors: Tensor,
+        climbs: Tensor,
+        tol: float,
+        max_iter: int,
     ) -> Climb:
         """Climb L from a start, in the rows that ``climbs`` marks; it never falls by more than rounding."""
 

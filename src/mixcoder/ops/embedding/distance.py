@@ -51,8 +51,8 @@ class DistanceKernel(CodeKernel):
         super().__post_init__()
         if self.alpha < 0:
             raise ValueError(
-                f"Expected alpha >= 0 with distances that are not squared, but it is {self.alpha:g}: the absorber would "
-                "fall faster than the components and let go of what is far."
+                f"Expected alpha >= 0 with distances that are not squared, but it is {self.alpha:g}: the absorber "
+                "would fall faster than the components and let go of what is far."
             )
 
     def logits(self, codes: Tensor, anchors: Tensor) -> Tensor:
@@ -87,7 +87,9 @@ class DistanceKernel(CodeKernel):
 
     def first_codes(self, targets: Tensor, anchors: Tensor, corners: Tensor) -> Tensor:
         """Return the mean of the anchors under the targets and the best of all anchors, shape (2, n, e)."""
-        at_anchors = targets @ self.log_code(anchors, anchors)[0].T - self.prior * anchors.square().sum(dim=1)  # (n, k)
+        at_anchors = targets @ self.log_code(anchors, anchors)[0].T - self.prior * anchors.square().sum(
+            dim=1
+        )  # (n, k)
         return torch.stack([targets @ anchors, anchors[at_anchors.argmax(dim=1)]])
 
     def climb(
@@ -101,7 +103,13 @@ class DistanceKernel(CodeKernel):
         return self._ascend(start, look, anchors, climbs, tol, max_iter)
 
     def climb_exact(
-        self, start: Tensor, log_likelihood: Tensor, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int
+        self,
+        start: Tensor,
+        log_likelihood: Tensor,
+        anchors: Tensor,
+        climbs: Tensor,
+        tol: float,
+        max_iter: int,
     ) -> Climb:
         """Climb L; an anchor near by is tried at every step, since a kink may be the summit."""
 

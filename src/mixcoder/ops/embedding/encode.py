@@ -107,7 +107,9 @@ def encode_embedded(
             there = kernel.climb(begin, a, anchors, possible, tol, max_iter)
             return there, kernel.surrogate(there.codes, anchors, a)
 
-        return _best(climb, _starts(start, rows, kernel.first_codes(a, anchors, corners), possible), outlook, rows)
+        return _best(
+            climb, _starts(start, rows, kernel.first_codes(a, anchors, corners), possible), outlook, rows
+        )
 
     return _placed(place, len(targets), anchors)
 
@@ -125,8 +127,8 @@ def encode_exact(
     r"""Return a code of every row that maximises L, near its start: :math:`L_n(v) = \log \sum_k q_{nk}(v)\, p(x_n|k)`.
 
     Repeats: r from v (:meth:`CodeKernel.responsibilities`), where L and G(.; r) touch, then a step of v: Newton's, with
-    absolute curvatures where L is not concave, halved until L gains. L never falls by more than rounding. The maximum is
-    a local one.
+    absolute curvatures where L is not concave, halved until L gains. L never falls by more than rounding. The maximum
+    is a local one.
 
     Without absorber and prior L nears the largest log p(x|k) among the vertices of the hull of the anchors as v goes to
     infinity; a row whose best component sits at a vertex has no code, and one that ends below that limit has not found
@@ -164,7 +166,12 @@ def encode_exact(
             there = kernel.climb_exact(begin, h, anchors, possible, tol, max_iter)
             return there, kernel.objective(there.codes, anchors, h)
 
-        return _best(climb, _starts(start, rows, kernel.first_codes(bayes(h), anchors, corners), possible), outlook, rows)
+        return _best(
+            climb,
+            _starts(start, rows, kernel.first_codes(bayes(h), anchors, corners), possible),
+            outlook,
+            rows,
+        )
 
     return _placed(place, len(log_likelihood), anchors)
 

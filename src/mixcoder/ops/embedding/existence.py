@@ -57,7 +57,9 @@ def code_exists(targets: Tensor, anchors: Tensor, tolerance: float = 1e-9) -> Te
             above = (targets[rows].to(w) @ w) @ normals.T + offsets
             exists[rows] = (above.amax(dim=1) < -tolerance).to(exists.device)
         return exists
-    different, which = torch.unique(targets[open_], dim=0, return_inverse=True)  # hard codes: k programs, not n
+    different, which = torch.unique(
+        targets[open_], dim=0, return_inverse=True
+    )  # hard codes: k programs, not n
     depths = [_depth(row @ w, w) for row in different.to(w)]
     exists[open_] = (torch.tensor(depths, device=targets.device) > tolerance)[which]
     return exists

@@ -87,7 +87,13 @@ class SphereKernel(CodeKernel):
         return _climb(start, *self._lines(anchors), targets, None, climbs, tol, max_iter)
 
     def climb_exact(
-        self, start: Tensor, log_likelihood: Tensor, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int
+        self,
+        start: Tensor,
+        log_likelihood: Tensor,
+        anchors: Tensor,
+        climbs: Tensor,
+        tol: float,
+        max_iter: int,
     ) -> Climb:
         """Climb L along the sphere."""
         return _climb(start, *self._lines(anchors), None, log_likelihood, climbs, tol, max_iter)
@@ -108,7 +114,7 @@ class SphereKernel(CodeKernel):
 
 
 def best_directions(targets: Tensor | None, slopes: Tensor, log_likelihood: Tensor | None = None) -> Tensor:
-    r"""Return :math:`\max_{|u|=1} \sum_k A_k \log q_k(u)`, q the softargmax of u . slopes, shape (n,); L's for a likelihood.
+    r"""Return :math:`\max_{|u|=1} \sum_k A_k \log q_k(u)`, q the softargmax of u . slopes, shape (n,).
 
     Parameters
     ----------
@@ -155,8 +161,8 @@ def _look_around(
 ) -> Local:
     r"""Return G (for targets) or L (for log-likelihoods), the gradient along the sphere, and a step along it.
 
-    With g and C the gradient and the negative Hessian in space, and P = I - v v' the projection, minus the Hessian on the
-    sphere is :math:`P C P + (v \cdot g) P`.
+    With g and C the gradient and the negative Hessian in space, and P = I - v v' the projection, minus the Hessian on
+    the sphere is :math:`P C P + (v \cdot g) P`.
     """
     log_shares = _entries(codes, slopes, biases).log_softmax(dim=1)
     q = log_shares[:, :-1].exp()  # the absorber's entry is flat: it takes a share and adds no slope
@@ -177,7 +183,9 @@ def _look_around(
     slope = pull - mean
     outward = (codes * slope).sum(dim=1, keepdim=True)
     gradient = slope - outward * codes
-    project = torch.eye(codes.shape[1], dtype=codes.dtype, device=codes.device) - codes[..., None] * codes[:, None]
+    project = (
+        torch.eye(codes.shape[1], dtype=codes.dtype, device=codes.device) - codes[..., None] * codes[:, None]
+    )
     along = project @ curvature @ project + outward[..., None] * project
     normal = codes[..., None] * codes[:, None]
     far = codes.new_full((len(codes),), math.pi)

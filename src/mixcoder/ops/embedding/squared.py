@@ -14,7 +14,6 @@ from mixcoder.ops.embedding.ascent import Climb, Local, ascend, newton
 from mixcoder.ops.embedding.base import CodeKernel, Outlook, bayes, nowhere, weighted
 from mixcoder.ops.embedding.existence import code_exists, hull_vertices, require_spanning
 
-
 # Shares this close to one leave the expanded covariance fewer than eight digits.
 _SURE = 1e-8
 
@@ -96,7 +95,7 @@ class EmbeddingKernel(CodeKernel):
     def anchor_curvature(
         self, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None = None
     ) -> Tensor:
-        r"""Return minus the Hessian in w of :math:`\sum_n \max_v G_n(v; A_n)`, shape (k e, k e), the codes at their maxima.
+        r"""Return minus the Hessian in w of :math:`\sum_n \max_v G_n(v; A_n)`, shape (k e, k e), at the best codes.
 
         The codes follow the anchors: with :math:`C_n = -\partial^2 G_n / \partial v^2` and
         :math:`J_n = \partial^2 G_n / \partial v \partial w`,
@@ -117,14 +116,18 @@ class EmbeddingKernel(CodeKernel):
         root = torch.linalg.solve_triangular(factor, response.flatten(2), upper=False)  # (n, e, k e)
         # A row whose G is flat to rounding has no code that could follow.
         root = torch.where(((info == 0) & root.isfinite().flatten(1).all(dim=1))[:, None, None], root, 0.0)
-        own = (weighted(shared.flatten(1), weights).view_as(shared).movedim(0, 2)) @ slopes.movedim(0, 1)  # (k, e, e)
+        own = (weighted(shared.flatten(1), weights).view_as(shared).movedim(0, 2)) @ slopes.movedim(
+            0, 1
+        )  # (k, e, e)
         own.diagonal(dim1=1, dim2=2).add_(2 * self.beta * weighted(pull, weights).sum(dim=0)[:, None])
         scale = None if weights is None else weights.sqrt()
-        flat = torch.cat([weighted(shared.flatten(1), scale), weighted(root.flatten(1), scale).view(-1, k * e)])
+        flat = torch.cat(
+            [weighted(shared.flatten(1), scale), weighted(root.flatten(1), scale).view(-1, k * e)]
+        )
         return torch.block_diag(*own) - flat.T @ flat
 
     def corners(self, anchors: Tensor) -> Tensor:
-        """Return the codes of hard targets, shape (k, e), where they exist: k climbs save many steps of the other rows."""
+        """Return the codes of hard targets, shape (k, e), where they exist: k climbs save the others many steps."""
         if not self.confines:
             return anchors
         k = len(anchors)
@@ -148,7 +151,13 @@ class EmbeddingKernel(CodeKernel):
         return ascend(start, look, climbs, tol, max_iter)
 
     def climb_exact(
-        self, start: Tensor, log_likelihood: Tensor, anchors: Tensor, climbs: Tensor, tol: float, max_iter: int
+        self,
+        start: Tensor,
+        log_likelihood: Tensor,
+        anchors: Tensor,
+        climbs: Tensor,
+        tol: float,
+        max_iter: int,
     ) -> Climb:
         """Climb L, whose curvature is that of G less the covariance under r of the slopes: it need not be concave."""
         reach = _reach(anchors, self.beta)
@@ -168,7 +177,7 @@ class EmbeddingKernel(CodeKernel):
         return ascend(start, look, climbs, tol, max_iter)
 
     def outlook(self, targets: Tensor, anchors: Tensor) -> Outlook:
-        """Return that all rows have a code, or those of :func:`code_exists`; a concave function then falls without end."""
+        """Return that all rows have a code, or those of :func:`code_exists`; a concave G then falls without end."""
         if self.confines:
             return Outlook.good(targets)
         return Outlook(code_exists(targets, anchors), nowhere(targets))
@@ -261,4 +270,8 @@ def _reach(anchors: Tensor, beta: float) -> Callable[[Tensor], Tensor]:
     """Return how far a step from codes may go: where q is all but one-hot G is all but linear, and has no scale."""
     middle = anchors.mean(dim=0)
     radius = (anchors - middle).norm(dim=1).amax()
-    return lambda codes: 2 * ((codes - middle).norm(dim=1) + radius) + 1 / (2 * beta * radius + 1e-300)
+
+    def reach(codes: Tensor) -> Tensor:
+        return 2 * ((codes - middle).norm(dim=1) + radius) + 1 / (2 * beta * radius + 1e-300)
+
+    return reach
