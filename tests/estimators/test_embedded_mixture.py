@@ -264,6 +264,23 @@ def test_single_precision_stays_single_and_tensors_stay_tensors(rows):
     assert isinstance(tensors.encode(torch.tensor(rows)), torch.Tensor)
 
 
+def test_rows_in_files_give_the_same_model(rows, tmp_path):
+    np.save(tmp_path / "rows.npy", rows)
+    here, there = fitted(rows, max_iter=8), fitted(mixcoder.open_blocks(tmp_path / "rows.npy"), max_iter=8)
+    np.testing.assert_array_equal(there.embedding_, here.embedding_)
+    np.testing.assert_array_equal(
+        there.predict(mixcoder.open_blocks(tmp_path / "rows.npy")), here.predict(rows)
+    )
+
+
+def test_a_row_far_from_all_others_gets_a_finite_place(rows):
+    model = fitted(rows, max_iter=8)
+    for far in (1e6, 1e150):
+        codes = model.encode(np.full((1, 4), far))
+        assert np.isfinite(codes).all()
+        assert np.isfinite(model.decode(codes)).all()
+
+
 def test_one_seed_gives_one_model(rows):
     one, other = fitted(rows, max_iter=8), fitted(rows, max_iter=8)
     np.testing.assert_array_equal(one.embedding_, other.embedding_)

@@ -160,7 +160,7 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and return the codes of the rows, shape (n_samples, n_axes)."""
-        return self.fit(X, y, sample_weight=sample_weight).transform(X)
+        return self.fit(X, y, sample_weight=sample_weight).embedding_
 
     def _fit(self, X: Any, sample_weight: Any) -> None:
         kernel = self._kernel()

@@ -45,8 +45,8 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     with A the probabilities given. Every step finds the best codes v for the anchors w by Newton's method and then
     moves the anchors by a Newton step that knows how the codes will follow; the objective never falls. Of many rows a
-    few thousand come first, so that all of them are needed for the last steps only. Cost O(n k) a step, and a new row
-    gets its place without a new fit.
+    few thousand come first, so that all of them are needed for the last steps only. Such a step costs O(n (k e)^2); a
+    new row gets its place without a new fit, in O(k e).
 
     Parameters
     ----------

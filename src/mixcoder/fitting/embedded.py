@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components.base import Kernel, Params, PassSetting
 from mixcoder.encoders import Posterior
+from mixcoder.errors import FitError
 from mixcoder.fitting.anchors import AnchorStep, AnchorSums, first_anchors, fit_anchors
 from mixcoder.fitting.em import FIT_TOLERANCE, Problem
 from mixcoder.ops.embedding import CodeKernel, EmbeddingKernel
@@ -187,6 +189,11 @@ class JointProblem:
         """
         at, totals = self.encode(params, anchors, None)
         history, stepper = [float(totals.bound / totals.weight)], AnchorStep()
+        if not math.isfinite(history[0]):
+            raise FitError(
+                f"The objective is {history[0]} at the start of the fit: no component explains some row. Check the "
+                "rows for values far outside of all others."
+            )
         converged, reason, waits = False, f"max_iter={max_iter} passes were used up", False
         for _ in range(max_iter):
             following = self.problem.family.maximize(totals.statistics)
