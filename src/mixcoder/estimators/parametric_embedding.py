@@ -24,8 +24,8 @@ from mixcoder.fitting.scan import scan_range
 from mixcoder.ops.embedding import CodeKernel, EmbeddedCodes, encode_embedded
 from mixcoder.sources import Block, Source, TensorSource
 
-# Rows that decide most of the map, where there are more.
-_FIRST_ROWS = 2000
+# Rows that decide most of the map, where there are many more: most steps are taken on the fewest.
+_FIRST_ROWS = (500, 4000)
 
 _BLOCK = 1 << 14
 
@@ -263,7 +263,8 @@ def _start(source: TensorSource, targets_of: TargetsOf, e: int) -> Tensor:
 
 
 def _stages(source: TensorSource) -> Iterator[TensorSource]:
-    """Yield a few thousand rows, evenly spaced, where there are many more, then all of them."""
-    if source.n_rows > 4 * _FIRST_ROWS:
-        yield TensorSource(source.x[:: source.n_rows // _FIRST_ROWS])
+    """Yield some rows, evenly spaced, where there are many more, then more of them, then all."""
+    for n in _FIRST_ROWS:
+        if source.n_rows > 4 * n:
+            yield TensorSource(source.x[:: source.n_rows // n])
     yield source

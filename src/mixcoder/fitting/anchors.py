@@ -17,7 +17,7 @@ TargetsOf = Callable[[Block], Tensor]
 """The targets of the rows of a block, on the simplex, float64, shape (n, k)."""
 
 # Numbers in the largest array of a block, which is (rows e k e).
-_BLOCK_NUMBERS = 1 << 19
+_BLOCK_NUMBERS = 1 << 18
 
 _FIRST_DAMPING = 1e-3
 _LARGEST_DAMPING = 1e8
@@ -81,9 +81,9 @@ class AnchorStep:
         """Learn from what the last step gained."""
         share = gain / self.promised if self.promised > 0 else 1.0
         if share < 0.25:
-            self.damping = max(_FIRST_DAMPING, 8 * self.damping)
+            self.damping = max(_FIRST_DAMPING, (4 if share > 0 else 16) * self.damping)
         elif share > 0.75:
-            self.damping = self.damping / 8 if self.damping > 1e-12 else 0.0
+            self.damping = self.damping / 4 if self.damping > 1e-12 else 0.0
 
     @property
     def exhausted(self) -> bool:
@@ -166,7 +166,11 @@ def fit_anchors(
         def visit(block: Block) -> _Turn:
             a, here = targets_of(block), slice(block.start, block.stop)
             everyone = torch.ones(len(a), dtype=torch.bool, device=a.device)
-            begin = kernel.first_codes(a, anchors, corners)[0] if before is None else before[here]
+            begin = kernel.first_codes(a, anchors, corners)[0]
+            if before is not None:
+                # After a long step of the anchors the codes before are no start; after a short one there is no better.
+                stay = kernel.surrogate(before[here], anchors, a) >= kernel.surrogate(begin, anchors, a)
+                begin = torch.where(stay[:, None], before[here], begin)
             climb = kernel.climb(begin, a, anchors, everyone, code_tol, 100)
             codes[here] = climb.codes
             if before is None:
