@@ -95,7 +95,9 @@ def test_newton_needs_few_steps_a_row_and_many_rows_begin_with_some(log_probabil
     many = np.tile(log_probabilities, (60, 1)) + 0.1 * np.random.default_rng(2).standard_normal((10800, 6))
     fitted = ParametricEmbedding().fit(many)
     assert np.median(fitted.n_newton_steps_) <= 6
-    assert fitted.n_iter_ <= 15  # over all rows: the first ones have done the rest
+    # The first rows have done most of the work before all of them are asked.
+    alone = ParametricEmbedding(max_iter=1).fit(many[:300])
+    assert fitted.history_[-1] - fitted.history_[0] < 0.1 * (fitted.history_[-1] - alone.history_[0])
     assert all(after >= before for before, after in itertools.pairwise(fitted.history_))
     alone = ParametricEmbedding(tol=1e-12).fit(many)
     assert alone.gradient_norm_ < 1e-8

@@ -25,7 +25,7 @@ from mixcoder.ops.embedding import CodeKernel, EmbeddedCodes, encode_embedded
 from mixcoder.sources import Block, Source, TensorSource
 
 # Rows that decide most of the map, where there are many more: most steps are taken on the fewest.
-_FIRST_ROWS = (500, 4000)
+_FIRST_ROWS = (1000, 8000)
 
 _BLOCK = 1 << 14
 
@@ -63,7 +63,7 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     absorber, alpha, beta : float, default=0, 0, 1
         As in :class:`mixcoder.ops.embedding.EmbeddingKernel`.
     max_iter : int, default=100
-    tol : float, default=1e-6
+    tol : float, default=1e-5
         Gain in nats per row below which to stop.
 
     Attributes
@@ -116,7 +116,7 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         alpha: float = 0.0,
         beta: float = 1.0,
         max_iter: int = 100,
-        tol: float = 1e-6,
+        tol: float = 1e-5,
     ) -> None:
         self.n_components = n_components
         self.model = model
@@ -154,6 +154,7 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 prior=float(self.prior) * rows.n_rows / source.n_rows,  # the same optimum, from fewer rows
                 tol=float(self.tol),
                 max_iter=int(self.max_iter),
+                radius=None if found is None else found.radius,
             )
             anchors = found.anchors
         assert found is not None

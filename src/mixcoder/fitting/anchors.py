@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ TargetsOf = Callable[[Block], Tensor]
 # Numbers in the largest array of a block, which is (rows e k e).
 _BLOCK_NUMBERS = 1 << 18
 
-_FIRST_DAMPING = 1e-3
-_LARGEST_DAMPING = 1e8
+_LEAST_RADIUS = 1e-9
+_LARGEST_RADIUS = 1e9
 
 # Curvatures below this share of the largest belong to turns of the map, along which nothing changes.
 _FLAT = 1e-9
@@ -59,36 +60,53 @@ class AnchorSums(Statistics):
 
 @dataclass
 class AnchorStep:
-    """Damped Newton steps: the damping falls while steps keep their promises and rises when they do not.
+    """Newton steps within a radius, which grows while steps keep their promises and shrinks when they do not.
 
-    A curvature counts by its size, so that every step is one of ascent; what it promises is the gain of the quadratic
-    model.
+    The radius bounds the step along each axis of the curvature by itself, so that a few flat axes do not hold back the
+    others. A curvature counts by its size, so that every step is one of ascent; what it promises is the gain of the
+    quadratic model.
+
+    Parameters
+    ----------
+    radius : float
+        In units of the map.
+
+    References
+    ----------
+    Conn, Gould & Toint, Trust-Region Methods (2000), chapter 6 for the rule of the radius.
     """
 
-    damping: float = _FIRST_DAMPING
+    radius: float
     promised: float = 0.0
+
+    @classmethod
+    def first(cls, kernel: CodeKernel) -> AnchorStep:
+        """Return the rule before any step: half the width of the kernel."""
+        return cls(0.5 / math.sqrt(kernel.beta))
 
     def propose(self, sums: AnchorSums) -> Tensor:
         """Return a step of the anchors, shape (k, e)."""
         values, axes = torch.linalg.eigh((sums.curvature + sums.curvature.T) / 2)
         largest = values.abs().amax().clamp_min(torch.finfo(values.dtype).tiny)
         slopes = axes.T @ sums.gradient.flatten()
-        steps = slopes / (torch.maximum(values.abs(), _FLAT * largest) + self.damping * largest)
+        steps = (slopes / torch.maximum(values.abs(), _FLAT * largest)).clamp(-self.radius, self.radius)
         self.promised = float((slopes * steps - 0.5 * values * steps.square()).sum())
         return (axes @ steps).view_as(sums.gradient)
 
     def judge(self, gain: float) -> None:
         """Learn from what the last step gained."""
         share = gain / self.promised if self.promised > 0 else 1.0
-        if share < 0.25:
-            self.damping = max(_FIRST_DAMPING, (4 if share > 0 else 16) * self.damping)
+        if not share > 0:
+            self.radius /= 4
+        elif share < 0.25:
+            self.radius /= 2
         elif share > 0.75:
-            self.damping = self.damping / 4 if self.damping > 1e-12 else 0.0
+            self.radius = min(2 * self.radius, _LARGEST_RADIUS)
 
     @property
     def exhausted(self) -> bool:
         """Whether steps have become too short to try."""
-        return self.damping > _LARGEST_DAMPING
+        return self.radius < _LEAST_RADIUS
 
 
 @dataclass(frozen=True)
@@ -103,6 +121,8 @@ class AnchorFit:
         The objective per row after each step; it never falls.
     gradient_norm : float
         Length of the gradient in the anchors, per row.
+    radius : float
+        That of the next step.
     n_steps : Tensor of int64, shape (n,)
         Newton steps of each row's first code.
     converged : bool
@@ -112,6 +132,7 @@ class AnchorFit:
     codes: Tensor
     history: list[float]
     gradient_norm: float
+    radius: float
     n_steps: Tensor
     converged: bool
 
@@ -132,6 +153,7 @@ def fit_anchors(
     tol: float,
     max_iter: int,
     code_tol: float = 1e-8,
+    radius: float | None = None,
 ) -> AnchorFit:
     r"""Return anchors and codes that maximise :math:`\sum_n G_n(v_n; A_n) - \rho \sum_k |w_k|^2`.
 
@@ -155,6 +177,8 @@ def fit_anchors(
         Steps at most.
     code_tol : float
         Length of its gradient at which a code is done.
+    radius : float, optional
+        Of the first step; that of an earlier fit where this one goes on.
     """
     k, e = start.shape
     rows = max(64, _BLOCK_NUMBERS // (k * e * e))
@@ -182,7 +206,8 @@ def fit_anchors(
         value = found.value - prior * anchors.square().sum()
         return _Turn(value, found.anchors.with_prior(anchors, prior)), codes
 
-    anchors, stepper = start, AnchorStep()
+    anchors = start
+    stepper = AnchorStep.first(kernel) if radius is None else AnchorStep(radius)
     seen, codes = turn(anchors, None)
     total = source.total_weight
     history, converged = [float(seen.value) / total], False
@@ -199,7 +224,7 @@ def fit_anchors(
             converged = True
             break
     norm = float(seen.anchors.gradient.norm()) / total
-    return AnchorFit(anchors, codes, history, norm, n_steps, converged)
+    return AnchorFit(anchors, codes, history, norm, stepper.radius, n_steps, converged)
 
 
 def first_anchors(targets: Tensor, e: int, weights: Tensor | None = None) -> Tensor:

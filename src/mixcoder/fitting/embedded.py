@@ -177,7 +177,7 @@ class JointProblem:
         """Alternate from given components and anchors.
 
         A turn takes the components to their best for the responsibilities (which never lowers the objective), the
-        anchors by a damped Newton step of the lower bound that touches there, and each code uphill from where it was.
+        anchors by a bounded Newton step of the lower bound that touches there, and each code uphill from where it was.
         A turn that lowers the objective is taken back, and repeated with the anchors left alone.
 
         Parameters
@@ -188,7 +188,7 @@ class JointProblem:
             Passes over the rows.
         """
         at, totals = self.encode(params, anchors, None)
-        history, stepper = [float(totals.bound / totals.weight)], AnchorStep()
+        history, stepper = [float(totals.bound / totals.weight)], AnchorStep.first(self.kernel)
         if not math.isfinite(history[0]):
             raise FitError(
                 f"The objective is {history[0]} at the start of the fit: no component explains some row. Check the "
@@ -204,10 +204,13 @@ class JointProblem:
             if not waits:
                 stepper.judge(gain * float(totals.weight))
             if not gain >= 0:
-                if waits or -gain <= self._noise(bound):
+                falls = waits and not -gain <= self._noise(bound)  # also with the anchors where they were
+                if falls or stepper.exhausted:
                     converged, reason = True, "no turn raises the objective any more"
                     break
-                waits = True
+                # The anchors went too far: what the components gain alone, then a shorter step. Where they gain nothing
+                # but rounding the shorter step comes at once, so that rounding does not decide where a fit ends.
+                waits = not waits
                 continue
             at, totals = there, sums
             history.append(bound)
