@@ -10,7 +10,7 @@ import sklearn
 import torch
 
 TARGET = Path(__file__).parent / "RESULTS.md"
-ORDER = ("em", "fit", "kmeans", "starts", "memory", "fashion", "embedding")
+ORDER = ("em", "fit", "bayes", "kmeans", "starts", "memory", "fashion", "missing", "embedding")
 
 
 def write_sections(written: dict[str, str]) -> None:

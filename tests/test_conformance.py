@@ -501,9 +501,10 @@ def test_a_planted_bug_in_a_family_is_caught(family):
     assert not caught & UNTOUCHED.get(family, set())
 
 
-def test_a_missing_two_pi_is_seen_by_the_density_alone():
+def test_a_missing_two_pi_is_seen_by_the_density_and_by_what_is_seen_of_whole_rows():
     assert broken(family_checks([WithoutTwoPi], encoders=[Posterior(), Argmax()])) == {
-        "the_density_sums_to_one"
+        "the_density_sums_to_one",
+        "whole_rows_are_observed_as_they_are",
     }
 
 
@@ -618,14 +619,14 @@ class LosesTheRemainder(TensorSource):
 
 
 class ShiftsTheWeights(TensorSource):
-    def _block(self, start, stop):
-        block = super()._block(start, stop)
+    def _block(self, read, start, stop):
+        block = super()._block(read, start, stop)
         return block if block.weights is None else Block(block.x, self.weights.roll(1)[start:stop], start)
 
 
 class StartsAtZero(TensorSource):
-    def _block(self, start, stop):
-        return replace(super()._block(start, stop), start=0)
+    def _block(self, read, start, stop):
+        return replace(super()._block(read, start, stop), start=0)
 
 
 class AddsByThread(TensorSource):

@@ -8,12 +8,14 @@ __version__ = "0.1.0"
 
 # Importing torch and scikit-learn takes a second; a name is imported when it is first used.
 _HOMES = {
+    "BayesianGaussianMixture": "mixcoder.estimators",
     "EmbeddedMixture": "mixcoder.estimators",
     "FactorAnalyzerMixture": "mixcoder.estimators",
     "GaussianMixture": "mixcoder.estimators",
     "KMeans": "mixcoder.estimators",
     "Mixture": "mixcoder.estimators",
     "MixtureAutoencoder": "mixcoder.autoencoder",
+    "ModelAverage": "mixcoder.estimators",
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
     "load": "mixcoder.estimators",
@@ -22,12 +24,14 @@ _HOMES = {
 _MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
 
 __all__ = [
+    "BayesianGaussianMixture",
     "EmbeddedMixture",
     "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",
     "Mixture",
     "MixtureAutoencoder",
+    "ModelAverage",
     "PPCAMixture",
     "ParametricEmbedding",
     "__version__",
@@ -45,11 +49,13 @@ if TYPE_CHECKING:
     from mixcoder import components, encoders, errors, estimators, objectives, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import (
+        BayesianGaussianMixture,
         EmbeddedMixture,
         FactorAnalyzerMixture,
         GaussianMixture,
         KMeans,
         Mixture,
+        ModelAverage,
         ParametricEmbedding,
         PPCAMixture,
         load,

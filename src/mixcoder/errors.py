@@ -28,6 +28,7 @@ __all__ = [
     "DataTypeError",
     "DegenerateComponentWarning",
     "DegenerateFeatureWarning",
+    "EmptyRowWarning",
     "EngineError",
     "FitError",
     "MissingCodeWarning",
@@ -94,6 +95,10 @@ class MissingCodeWarning(UserWarning):
 
 class PrecisionWarning(UserWarning):
     """Issued when results keep fewer digits than their type suggests, as in an ill-conditioned covariance."""
+
+
+class EmptyRowWarning(UserWarning):
+    """Issued when rows hold no value at all and are left out of a fit; says how many."""
 
 
 class OverfitWarning(UserWarning):

@@ -160,14 +160,28 @@ def test_separated_groups_are_recovered_and_lie_at_their_anchors():
     np.testing.assert_array_equal(distance.argmin(1), labels)
 
 
-def test_weights_of_rows_are_rows_that_repeat(rows):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"prior": 0.1},
+        {"prior": 1.0, "beta": 3.0},
+        {"prior": 0.0, "absorber": 1.0, "alpha": 1.0},
+        {"kernel": "distance"},
+        {"kernel": "sphere", "n_axes": 3},
+        {"family": "gaussian_tied", "prior": 0.1},
+    ],
+)
+def test_weights_of_rows_are_rows_that_repeat(rows, settings):
     some = rows[::3]
     weights = 1 + (np.arange(len(some)) % 3)
-    one = fitted(np.repeat(some, weights, axis=0), max_iter=10)
-    other = EmbeddedMixture("gaussian_spherical", 6, random_state=0, tol=1e-5, max_iter=10).fit(
+    one = fitted(np.repeat(some, weights, axis=0), max_iter=10, **settings)
+    given = {"family": "gaussian_spherical", **settings}
+    other = EmbeddedMixture(n_components=6, random_state=0, tol=1e-5, max_iter=10, **given).fit(
         some, sample_weight=weights
     )
     assert one.lower_bound_ == pytest.approx(other.lower_bound_, abs=1e-8)
+    np.testing.assert_allclose(one.history_["bound"][:4], other.history_["bound"][:4], atol=1e-8)
 
 
 # Rows without a code

@@ -26,6 +26,14 @@ _ENCODERS: dict[str, type[Encoder]] = {c.__name__: c for c in (Argmax, Posterior
 # Fitted scalars and lists that are not part of the mixture itself, by estimator.
 _DENSITY_STATE = ("converged_", "stop_reason_", "n_iter_", "lower_bound_", "lower_bounds_", "history_")
 _STATE = {
+    "BayesianGaussianMixture": (
+        *_DENSITY_STATE,
+        "_log_mass",
+        "_posterior_temperature",
+        "weight_concentration_prior_",
+        "mean_precision_prior_",
+        "degrees_of_freedom_prior_",
+    ),
     "EmbeddedMixture": ("converged_", "stop_reason_", "n_iter_", "lower_bound_", "history_"),
     "FactorAnalyzerMixture": _DENSITY_STATE,
     "GaussianMixture": _DENSITY_STATE,
@@ -34,6 +42,13 @@ _STATE = {
     "KMeans": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_", "_weight_unit"),
 }
 _ARRAYS = {
+    "BayesianGaussianMixture": (
+        "_mean_precisions",
+        "_degrees_of_freedom",
+        "_concentrations",
+        "_mean_prior",
+        "_covariance_prior",
+    ),
     "EmbeddedMixture": ("embedding_", "code_exists_", "absorber_share_", "_anchors"),
     "KMeans": ("labels_", "_cluster_counts"),
 }
@@ -47,14 +62,23 @@ _SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture")
 
 
 def _estimators() -> dict[str, type[Any]]:
+    from mixcoder.estimators.bayesian_gaussian_mixture import BayesianGaussianMixture
     from mixcoder.estimators.embedded_mixture import EmbeddedMixture
     from mixcoder.estimators.gaussian_mixture import GaussianMixture
     from mixcoder.estimators.k_means import KMeans
     from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
     from mixcoder.estimators.mixture import Mixture
 
-    mixtures = (EmbeddedMixture, FactorAnalyzerMixture, GaussianMixture, KMeans, Mixture, PPCAMixture)
-    return {c.__name__: c for c in mixtures}
+    known = (
+        BayesianGaussianMixture,
+        EmbeddedMixture,
+        FactorAnalyzerMixture,
+        GaussianMixture,
+        KMeans,
+        Mixture,
+        PPCAMixture,
+    )
+    return {c.__name__: c for c in known}
 
 
 def _families() -> dict[str, type[Family[Any, Any]]]:

@@ -143,8 +143,36 @@ def require_finite(estimator: Any, source: Source, limits: Range) -> None:
     if limits.finite:
         return
 
+    _refuse(estimator, source, torch.isfinite, "Remove or impute them first.")
+
+
+def require_no_infinity(estimator: Any, source: Source, limits: Range) -> None:
+    """Raise a DataError that names the first infinite value of rows that may miss entries."""
+    if not (bool(limits.lowest.isneginf().any()) or bool(limits.highest.isposinf().any())):
+        return
+    _refuse(
+        estimator,
+        source,
+        lambda x: ~torch.isinf(x),
+        "A missing entry is NaN; any other value must be finite.",
+    )
+
+
+def require_seen_columns(estimator: Any, limits: Range) -> None:
+    """Raise a DataError where a column has no value in any row."""
+    unseen = (limits.lowest > limits.highest).nonzero()[:, 0].tolist()
+    if unseen:
+        names = ", ".join(label_of(estimator, column) for column in unseen)
+        raise DataError(
+            f"No row has a value in {names}: nothing can be learned about what is never seen. Leave such columns out."
+        )
+
+
+def _refuse(estimator: Any, source: Source, fine: Callable[[Tensor], Tensor], remedy: str) -> None:
+    """Raise a DataError that counts the values that are not fine and names the first."""
+
     def look(block: Block) -> _NotFinite:
-        bad = ~torch.isfinite(block.x)
+        bad = ~fine(block.x)
         count = int(bad.sum())
         if count == 0:
             return _NotFinite(0)
@@ -155,7 +183,7 @@ def require_finite(estimator: Any, source: Source, limits: Range) -> None:
     kind = "NaN" if bad.nan else "infinity or a value too large for its dtype"
     raise DataError(
         f"Input X contains {kind}: {bad.count} of {source.n_rows * source.n_features} values are not finite, first at "
-        f"{source.place(bad.row)}, {label_of(estimator, bad.column)}. Remove or impute them first."
+        f"{source.place(bad.row)}, {label_of(estimator, bad.column)}. {remedy}"
     )
 
 
@@ -166,17 +194,29 @@ def label_of(estimator: Any, column: int) -> str:
 
 
 def check_domain(
-    estimator: Any, family_check: Callable[[Tensor], str | None], source: Source, block_rows: int = 1 << 14
+    estimator: Any,
+    family_check: Callable[[Tensor], str | None],
+    source: Source,
+    limits: Range,
+    block_rows: int = 1 << 14,
 ) -> None:
-    """Raise a DataError where rows are outside a family's domain."""
+    """Raise a DataError where rows are outside a family's domain; a missing entry is outside of none."""
     if getattr(family_check, "__func__", None) is Family.check_rows:
         return  # a family that takes any numbers: nothing to read the rows for
+
+    def whole(x: Tensor) -> Tensor:
+        if not limits.incomplete:
+            return x
+        return x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # zero is in every such domain
+
     for block in source.blocks(block_rows):
-        message = family_check(block.x)
+        message = family_check(whole(block.x))
         if message is None:
             continue
         if isinstance(source, TensorSource):
-            message = str(family_check(source.x))  # once more with all rows: it numbers them from the first
+            message = str(
+                family_check(whole(source.x))
+            )  # once more with all rows: it numbers them from the first
         else:
             message = f"In the rows from {source.place(block.start)} on: {message}"
         raise DataError(re.sub(r"column (\d+)", lambda m: label_of(estimator, int(m[1])), message))
@@ -255,6 +295,8 @@ __all__ = [
     "like_input",
     "numbers_of",
     "require_finite",
+    "require_no_infinity",
+    "require_seen_columns",
     "rows_of",
     "source_of",
     "unit_of",

@@ -183,7 +183,13 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
         found = joint.fit(params, anchors, tol=float(self.tol), max_iter=int(self.max_iter))
         history = History(bound=found.history)
         result = FitResult(
-            found.model, found.history[-1], found.converged, found.reason, len(found.history), history
+            model=found.model,
+            params=found.model.params,
+            bound=found.history[-1],
+            converged=found.converged,
+            reason=found.reason,
+            n_iter=len(found.history),
+            history=history,
         )
         self._keep(result)
         self.lower_bound_ = result.bound

@@ -30,7 +30,7 @@ _FIRST_ROWS = (1000, 8000)
 _BLOCK = 1 << 14
 
 # Length of its gradient, in nats a unit of the map, at which a place is found.
-_CODE_TOL = 1e-9
+_CODE_TOL = 1e-10
 
 # Numbers in the largest array of a block, which is (rows k e).
 _BLOCK_NUMBERS = 1 << 18
@@ -154,6 +154,7 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 prior=float(self.prior) * rows.n_rows / source.n_rows,  # the same optimum, from fewer rows
                 tol=float(self.tol),
                 max_iter=int(self.max_iter),
+                code_tol=_CODE_TOL,
                 radius=None if found is None else found.radius,
             )
             anchors = found.anchors

@@ -87,9 +87,14 @@ class AnchorStep:
     def propose(self, sums: AnchorSums) -> Tensor:
         """Return a step of the anchors, shape (k, e)."""
         values, axes = torch.linalg.eigh((sums.curvature + sums.curvature.T) / 2)
-        largest = values.abs().amax().clamp_min(torch.finfo(values.dtype).tiny)
+        tiny = torch.finfo(values.dtype).tiny
+        least = (_FLAT * values.abs().amax()).clamp_min(tiny)
         slopes = axes.T @ sums.gradient.flatten()
-        steps = (slopes / torch.maximum(values.abs(), _FLAT * largest)).clamp(-self.radius, self.radius)
+        steps = (slopes / torch.maximum(values.abs(), least)).clamp(-self.radius, self.radius)
+        # Which axes span a flat space is rounding: there the radius bounds the step as a whole, whatever the axes.
+        flat = values.abs() <= least
+        size = slopes[flat].norm()
+        steps[flat] = slopes[flat] * torch.where(size > self.radius * least, self.radius / size, 1 / least)
         self.promised = float((slopes * steps - 0.5 * values * steps.square()).sum())
         return (axes @ steps).view_as(sums.gradient)
 

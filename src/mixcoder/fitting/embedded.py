@@ -123,7 +123,7 @@ class JointProblem:
         rows = torch.linspace(0, source.n_rows - 1, n).round().long()
         log_joint = self.problem.family.log_likelihood(params, self.problem.rows(rows)) + log_weights
         targets = bayes(log_joint)
-        copies = EmbeddingKernel(beta=self.kernel.beta, prior=max(self.prior, 0.01))
+        copies = EmbeddingKernel(beta=self.kernel.beta, prior=max(self.kernel.prior, 0.01))
         weights = self.problem.weights(rows)
         first = first_anchors(targets, e, weights)
         found = fit_anchors(

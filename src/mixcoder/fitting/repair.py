@@ -18,8 +18,10 @@ from mixcoder.statistics import Statistics
 _EMPTY_ROWS = 1e-3
 
 
-def empty_components(totals: Totals) -> list[int]:
-    """Return the components with (next to) no rows."""
+def empty_components(problem: Problem, totals: Totals) -> list[int]:
+    """Return the components with (next to) no rows, where that is a fault."""
+    if not problem.refills:
+        return []
     counts: Tensor = totals.statistics.counts  # type: ignore[attr-defined]
     return torch.nonzero(counts < _EMPTY_ROWS)[:, 0].tolist()
 
@@ -60,24 +62,26 @@ def refill(
     # A row that its own component explains as well as any row can be has nothing to give.
     rows = problem.rows(worst.index)
     weights = problem.weights(worst.index)
-    log_joint = problem.family.log_likelihood(params, rows) + log_weights
+    log_joint = problem.log_likelihood(params, rows) + log_weights
     old_code = encoder.encode(log_joint)
     statistics, filled = totals.statistics, []
-    best = problem.family.log_likelihood(params, problem.family.decode(params, old_code))
-    reachable = best.amax(1) - problem.family.log_likelihood(params, rows).amax(1)
+    centres = torch.where(rows.isnan(), rows, problem.family.decode(params, old_code))
+    best = problem.log_likelihood(params, centres)
+    reachable = best.amax(1) - problem.log_likelihood(params, rows).amax(1)
+    whole = problem.filled(params, rows, old_code)
     for place, k in enumerate(lost):
         chosen = torch.arange(place, len(worst.index), len(lost), device=rows.device)
         if len(chosen) == 0 or bool((reachable[chosen] <= 1e-12).all()):
             continue
         chosen_weights = None if weights is None else weights[chosen]
         index = torch.full((len(chosen),), k, device=rows.device)
-        given = problem.family.statistics(params, rows[chosen], HardCode(index, n_components), chosen_weights)
+        given = problem.statistics(params, whole[chosen], HardCode(index, n_components), chosen_weights)
         code = (
             HardCode(old_code.index[chosen], n_components)
             if isinstance(old_code, HardCode)
             else old_code[chosen]
         )
-        taken = problem.family.statistics(params, rows[chosen], code, chosen_weights)
+        taken = problem.statistics(params, rows[chosen], code, chosen_weights)
         statistics = statistics + _unpooled(given, statistics) + _unpooled(taken, statistics).scaled(-1.0)
         filled.append(k)
     return problem.with_pooled_sums(statistics), filled
@@ -95,11 +99,10 @@ def _worst_rows(
     problem: Problem, params: Params, log_weights: Tensor, encoder: Encoder, n_rows: int
 ) -> _Worst:
     """Return the rows with the lowest bound."""
-    family, frame = problem.family, problem.frame
+    bounds = problem.row_bounds(params, log_weights, encoder)
 
     def visit(block: Block) -> _Worst:
-        rows = frame.apply(block.x.double())
-        bound = encoder.encode_with_bound_(family.log_likelihood(params, rows) + log_weights)[1]
+        bound = bounds(block)
         if block.weights is not None:
             bound = torch.where(block.weights > 0, bound, torch.inf)
         lowest, index = torch.topk(bound, min(n_rows, len(bound)), largest=False)

@@ -11,8 +11,9 @@ from torch import Tensor
 from mixcoder.autoencoder import MixtureAutoencoder, block_rows
 from mixcoder.components.base import Params
 from mixcoder.encoders import Encoder
-from mixcoder.errors import FitError
+from mixcoder.errors import DataError, FitError
 from mixcoder.fitting.em import Problem
+from mixcoder.fitting.incomplete import IncompleteProblem
 from mixcoder.ops.gaussian import EMPTY
 from mixcoder.sources import Source
 from mixcoder.statistics import Statistics
@@ -87,9 +88,15 @@ class Stream:
 
     def step(self, batch: Source) -> Stream:
         """Return the stream after one more batch."""
-        problem = replace(self.problem, source=batch, pooled=None, magnitude=self._reach(batch)).with_pooled()
-        totals = problem.totals(self.params, self.log_weights, self.encoder.at(self.n_steps))
+        reach, incomplete = self._reach(batch)
+        problem = replace(self.problem, source=batch, pooled=None, magnitude=reach)
+        seen = (
+            IncompleteProblem.of(problem, filler=problem.frame.shift) if incomplete else problem.with_pooled()
+        )
+        totals = seen.totals(self.params, self.log_weights, self.encoder.at(self.n_steps))
         weight = float(totals.weight)
+        if weight == 0:
+            raise DataError("No row of this batch holds any value: there is nothing to learn from it.")
         bound = float(totals.bound) / weight
         if not math.isfinite(bound):
             raise FitError(f"The bound of this batch is {bound}: no component explains some row of it.")
@@ -118,8 +125,13 @@ class Stream:
             bounds=(*self.bounds, bound),
         )
 
-    def _reach(self, batch: Source) -> Tensor:
-        """Return the largest root mean square of each feature so far, what sets the precision of a pass."""
+    def _reach(self, batch: Source) -> tuple[Tensor, bool]:
+        """Return the largest root mean square of each feature so far, and whether entries are missing.
+
+        The first sets the precision of a pass; one over incomplete rows always has that of float64.
+        """
         frame, rows = self.problem.frame, block_rows(0, batch.n_features, 8)
         squares = batch.map_reduce(lambda block: frame.apply(block.x.double()).square_().sum(0), rows)
-        return torch.maximum(self.problem.magnitude, (squares / batch.n_rows).sqrt())
+        if bool(squares.isnan().any()):
+            return self.problem.magnitude, True
+        return torch.maximum(self.problem.magnitude, (squares / batch.n_rows).sqrt()), False
