@@ -10,7 +10,7 @@ import sklearn
 import torch
 
 TARGET = Path(__file__).parent / "RESULTS.md"
-ORDER = ("em", "fit", "bayes", "kmeans", "starts", "memory", "fashion", "missing", "embedding")
+ORDER = ("em", "fit", "bayes", "kmeans", "starts", "memory", "fashion", "embedding", "missing")
 
 
 def write_sections(written: dict[str, str]) -> None:

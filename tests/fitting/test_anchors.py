@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixcoder.fitting.anchors import AnchorStep, AnchorSums
+from mixcoder.fitting.anchors import AnchorStep, AnchorSums, turns_of
 
 SLOPES = torch.tensor([0.2, -0.3, 0.1, 0.7, -0.4, 0.2], dtype=torch.float64)
 
 
-def propose(curvature, slopes, radius):
+def propose(curvature, slopes, radius, anchors=None):
+    """At anchors that all coincide with the origin no turn moves anything."""
+    anchors = torch.zeros(3, 2, dtype=torch.float64) if anchors is None else anchors
     stepper = AnchorStep(radius)
-    return stepper.propose(AnchorSums(slopes.view(3, 2), curvature)).flatten(), stepper.promised
+    step = stepper.propose(AnchorSums(slopes.view_as(anchors), curvature), anchors)
+    return step.flatten(), stepper.promised
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -49,3 +52,28 @@ def test_without_curvature_or_slope_a_step_is_finite(size):
     step, promised = propose(nothing, size * SLOPES, 1e9)
     assert torch.isfinite(step).all()
     assert promised >= 0
+
+
+@pytest.mark.parametrize("e", [1, 2, 3, 4])
+def test_turns_are_where_anchors_move_when_the_map_turns(e):
+    generator = torch.Generator().manual_seed(e)
+    anchors = torch.randn(5, e, generator=generator, dtype=torch.float64)
+    turns = turns_of(anchors)
+    assert len(turns) == e * (e - 1) // 2
+    torch.testing.assert_close(turns @ turns.T, torch.eye(len(turns), dtype=torch.float64))
+    skew = torch.randn(e, e, generator=generator, dtype=torch.float64)
+    moved = (anchors @ (skew - skew.T)).flatten()
+    torch.testing.assert_close(turns.T @ (turns @ moved), moved)
+    # Anchors on one line are turned out of it alone, not around it.
+    assert len(turns_of(anchors[:, :1] * torch.ones(1, e).double())) == e - 1
+
+
+def test_no_step_turns_the_map():
+    generator = torch.Generator().manual_seed(0)
+    anchors, root = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((3, 2), (6, 6)))
+    step, promised = propose(root @ root.T, SLOPES, 1e6, anchors)
+    torch.testing.assert_close(turns_of(anchors) @ step, torch.zeros(1, dtype=torch.float64))
+    # Among the others it is the best one of the quadratic model.
+    others = torch.linalg.svd(turns_of(anchors))[2][1:]
+    torch.testing.assert_close(others @ (root @ root.T @ step), others @ SLOPES)
+    assert promised == pytest.approx(float(SLOPES @ step) / 2)

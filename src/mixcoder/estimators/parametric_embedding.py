@@ -154,7 +154,6 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 prior=float(self.prior) * rows.n_rows / source.n_rows,  # the same optimum, from fewer rows
                 tol=float(self.tol),
                 max_iter=int(self.max_iter),
-                code_tol=_CODE_TOL,
                 radius=None if found is None else found.radius,
             )
             anchors = found.anchors

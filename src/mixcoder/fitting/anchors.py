@@ -64,7 +64,7 @@ class AnchorStep:
 
     The radius bounds the step along each axis of the curvature by itself, so that a few flat axes do not hold back the
     others. A curvature counts by its size, so that every step is one of ascent; what it promises is the gain of the
-    quadratic model.
+    quadratic model. No step turns the map: a straight line leaves the circle along which nothing changes.
 
     Parameters
     ----------
@@ -84,19 +84,22 @@ class AnchorStep:
         """Return the rule before any step: half the width of the kernel."""
         return cls(0.5 / math.sqrt(kernel.beta))
 
-    def propose(self, sums: AnchorSums) -> Tensor:
+    def propose(self, sums: AnchorSums, anchors: Tensor) -> Tensor:
         """Return a step of the anchors, shape (k, e)."""
-        values, axes = torch.linalg.eigh((sums.curvature + sums.curvature.T) / 2)
+        turns = turns_of(anchors)
+        still = torch.eye(anchors.numel()).to(anchors) - turns.T @ turns
+        curvature = still @ ((sums.curvature + sums.curvature.T) / 2) @ still
+        values, axes = torch.linalg.eigh(curvature)
         tiny = torch.finfo(values.dtype).tiny
         least = (_FLAT * values.abs().amax()).clamp_min(tiny)
-        slopes = axes.T @ sums.gradient.flatten()
+        slopes = axes.T @ (still @ sums.gradient.flatten())
         steps = (slopes / torch.maximum(values.abs(), least)).clamp(-self.radius, self.radius)
         # Which axes span a flat space is rounding: there the radius bounds the step as a whole, whatever the axes.
         flat = values.abs() <= least
         size = slopes[flat].norm()
         steps[flat] = slopes[flat] * torch.where(size > self.radius * least, self.radius / size, 1 / least)
         self.promised = float((slopes * steps - 0.5 * values * steps.square()).sum())
-        return (axes @ steps).view_as(sums.gradient)
+        return (still @ (axes @ steps)).view_as(sums.gradient)
 
     def judge(self, gain: float) -> None:
         """Learn from what the last step gained."""
@@ -157,7 +160,7 @@ def fit_anchors(
     prior: float,
     tol: float,
     max_iter: int,
-    code_tol: float = 1e-8,
+    code_tol: float = 1e-10,
     radius: float | None = None,
 ) -> AnchorFit:
     r"""Return anchors and codes that maximise :math:`\sum_n G_n(v_n; A_n) - \rho \sum_k |w_k|^2`.
@@ -217,7 +220,7 @@ def fit_anchors(
     total = source.total_weight
     history, converged = [float(seen.value) / total], False
     for _ in range(max_iter):
-        moved = anchors + stepper.propose(seen.anchors)
+        moved = anchors + stepper.propose(seen.anchors, anchors)
         there, followed = turn(moved, codes)
         gain = float(there.value - seen.value)
         stepper.judge(gain)
@@ -243,6 +246,21 @@ def first_anchors(targets: Tensor, e: int, weights: Tensor | None = None) -> Ten
     anchors[:, : leading.shape[1]] = leading
     size = anchors.square().sum(dim=1).mean().sqrt()
     return anchors / size if float(size) > 1e-12 else anchors
+
+
+def turns_of(anchors: Tensor) -> Tensor:
+    """Return orthonormal directions, shape (m, k e), in which the anchors move when the map turns around its origin.
+
+    Of the e (e - 1) / 2 planes only those count in which some anchor moves at all.
+    """
+    e = anchors.shape[1]
+    one, other = torch.triu_indices(e, e, offset=1, device=anchors.device)
+    plane = torch.arange(len(one), device=anchors.device)
+    moved = anchors.new_zeros(len(one), *anchors.shape)
+    moved[plane, :, one] = anchors.T[other]
+    moved[plane, :, other] = -anchors.T[one]
+    _, sizes, directions = torch.linalg.svd(moved.flatten(1), full_matrices=False)
+    return directions[sizes > _FLAT * anchors.norm()]
 
 
 def principal_axes(anchors: Tensor) -> Tensor:

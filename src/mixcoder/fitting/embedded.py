@@ -113,7 +113,7 @@ class JointProblem:
         Length of its gradient at which a code is done.
     """
 
-    def __init__(self, problem: Problem, kernel: CodeKernel, prior: float, code_tol: float = 1e-8) -> None:
+    def __init__(self, problem: Problem, kernel: CodeKernel, prior: float, code_tol: float = 1e-10) -> None:
         self.problem, self.kernel, self.prior, self.code_tol = problem, kernel, prior, code_tol
 
     def start(self, params: Params, log_weights: Tensor, e: int) -> Tensor:
@@ -197,7 +197,7 @@ class JointProblem:
         converged, reason, waits = False, f"max_iter={max_iter} passes were used up", False
         for _ in range(max_iter):
             following = self.problem.family.maximize(totals.statistics)
-            step = torch.zeros_like(at.anchors) if waits else stepper.propose(totals.anchors)
+            step = torch.zeros_like(at.anchors) if waits else stepper.propose(totals.anchors, at.anchors)
             there, sums = self.encode(following, at.anchors + step, at.codes)
             bound = float(sums.bound / sums.weight)
             gain = bound - history[-1]
