@@ -25,6 +25,7 @@ ORDER = (
     "subspaces-faces",
     "fashion",
     "fashion-likelihood",
+    "embedding",
     "missing",
     "sensing",
     "sensing-speed",

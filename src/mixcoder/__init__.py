@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 # Importing torch and scikit-learn takes a second; a name is imported when it is first used.
 _HOMES = {
     "BayesianGaussianMixture": "mixcoder.estimators",
+    "EmbeddedMixture": "mixcoder.estimators",
     "FactorAnalyzerMixture": "mixcoder.estimators",
     "GaussianMixture": "mixcoder.estimators",
     "KMeans": "mixcoder.estimators",
@@ -38,6 +39,7 @@ _MODULES = (
 
 __all__ = [
     "BayesianGaussianMixture",
+    "EmbeddedMixture",
     "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import (
         BayesianGaussianMixture,
+        EmbeddedMixture,
         FactorAnalyzerMixture,
         GaussianMixture,
         KMeans,

@@ -31,6 +31,7 @@ __all__ = [
     "EmptyRowWarning",
     "EngineError",
     "FitError",
+    "MissingCodeWarning",
     "MixcoderError",
     "ModelFileError",
     "OverfitWarning",
@@ -86,6 +87,10 @@ class DegenerateComponentWarning(UserWarning):
 
 class DegenerateFeatureWarning(UserWarning):
     """Issued when a column carries no information (it is constant, or copies another); names the columns."""
+
+
+class MissingCodeWarning(UserWarning):
+    """Issued when the embedded code of a row does not exist: its objective still rises at infinity; names the rows."""
 
 
 class PrecisionWarning(UserWarning):
