@@ -15,6 +15,7 @@ _HOMES = {
     "MixtureAutoencoder": "mixcoder.autoencoder",
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
+    "engine": "mixcoder.engines",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
 }
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "components",
     "encoders",
+    "engine",
     "errors",
     "estimators",
     "load",
@@ -42,6 +44,7 @@ __all__ = [
 if TYPE_CHECKING:
     from mixcoder import components, encoders, errors, estimators, objectives, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
+    from mixcoder.engines import engine
     from mixcoder.estimators import (
         FactorAnalyzerMixture,
         GaussianMixture,

@@ -138,20 +138,20 @@ class _NotFinite:
         return replace(self if self.count else other, count=self.count + other.count)
 
 
+def _not_finite(block: Block) -> _NotFinite:
+    bad = ~torch.isfinite(block.x)
+    count = int(bad.sum())
+    if count == 0:
+        return _NotFinite(0)
+    row, column = (int(i) for i in torch.nonzero(bad)[0])
+    return _NotFinite(count, block.start + row, column, bool(block.x[row, column].isnan()))
+
+
 def require_finite(estimator: Any, source: Source, limits: Range) -> None:
     """Raise a DataError that names the first value that is not finite."""
     if limits.finite:
         return
-
-    def look(block: Block) -> _NotFinite:
-        bad = ~torch.isfinite(block.x)
-        count = int(bad.sum())
-        if count == 0:
-            return _NotFinite(0)
-        row, column = (int(i) for i in torch.nonzero(bad)[0])
-        return _NotFinite(count, block.start + row, column, bool(block.x[row, column].isnan()))
-
-    bad = source.map_reduce(look, 1 << 14)
+    bad = source.map_reduce(_not_finite, 1 << 14)
     kind = "NaN" if bad.nan else "infinity or a value too large for its dtype"
     raise DataError(
         f"Input X contains {kind}: {bad.count} of {source.n_rows * source.n_features} values are not finite, first at "
@@ -171,15 +171,36 @@ def check_domain(
     """Raise a DataError where rows are outside a family's domain."""
     if getattr(family_check, "__func__", None) is Family.check_rows:
         return  # a family that takes any numbers: nothing to read the rows for
-    for block in source.blocks(block_rows):
-        message = family_check(block.x)
-        if message is None:
-            continue
-        if isinstance(source, TensorSource):
-            message = str(family_check(source.x))  # once more with all rows: it numbers them from the first
-        else:
-            message = f"In the rows from {source.place(block.start)} on: {message}"
-        raise DataError(re.sub(r"column (\d+)", lambda m: label_of(estimator, int(m[1])), message))
+    found = source.map_reduce(_Outside(family_check), block_rows)
+    if found.message is None:
+        return
+    message = found.message
+    if isinstance(source, TensorSource):
+        message = str(family_check(source.x))  # once more with all rows: it numbers them from the first
+    else:
+        message = f"In the rows from {source.place(found.start)} on: {message}"
+    raise DataError(re.sub(r"column (\d+)", lambda m: label_of(estimator, int(m[1])), message))
+
+
+@dataclass(frozen=True)
+class _Complaint:
+    """What a family says of the first block that it does not take."""
+
+    start: int
+    message: str | None
+
+    def __add__(self, other: _Complaint) -> _Complaint:
+        return self if self.message is not None else other
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """Looks for rows outside a domain."""
+
+    check: Callable[[Tensor], str | None]
+
+    def __call__(self, block: Block) -> _Complaint:
+        return _Complaint(block.start, self.check(block.x))
 
 
 def source_of(estimator: Any, source: Source, *, reset: bool, min_rows: int = 1) -> Source:

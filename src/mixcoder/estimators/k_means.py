@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -302,12 +303,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
             What one weight of the source stands for.
         """
         labels, centres = self.model_.assign(source), self.model_.prototypes()
-
-        def squares(block: Block) -> Tensor:
-            own = centres.index_select(0, labels[block.start : block.stop])
-            per_row = own.sub_(block.x).square_().sum(1)
-            return per_row.sum() if block.weights is None else per_row @ block.weights.double()
-
+        squares = _Squares(centres, labels)
         self.inertia_ = float(source.map_reduce(squares, max(256, (1 << 18) // source.n_features))) * unit
         self._cluster_counts = torch.bincount(labels, _weights_of(source), minlength=self.n_clusters).double()
         self.labels_ = (
@@ -384,6 +380,31 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         # Every cluster can occur in new rows: one pseudo-row spread over the empty ones keeps bits finite.
         counts = self._cluster_counts.to(model.device)
         return log_simplex(counts.clamp_min(1.0 / model.n_components))
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """Summed squared distances of the rows of a block to their centres.
+
+    Parameters
+    ----------
+    centres : Tensor, shape (k, d)
+    labels : Tensor, shape (n,)
+        Of every row, or of those from ``first`` on.
+    first : int
+    """
+
+    centres: Tensor
+    labels: Tensor
+    first: int = 0
+
+    def __call__(self, block: Block) -> Tensor:
+        own = self.centres.index_select(0, self.labels[block.start - self.first : block.stop - self.first])
+        per_row = own.sub_(block.x).square_().sum(1)
+        return per_row.sum() if block.weights is None else per_row @ block.weights.double()
+
+    def of_rows(self, start: int, stop: int) -> _Squares:
+        return _Squares(self.centres, self.labels[start - self.first : stop - self.first], start)
 
 
 def _weights_of(source: Source) -> Tensor | None:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from mixcoder._typing import Code
 from mixcoder.autoencoder import MixtureAutoencoder, block_rows
-from mixcoder.components.base import Family, Params, PassSetting
+from mixcoder.components.base import Family, Kernel, Params, PassSetting
 from mixcoder.encoders import Argmax, Encoder
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import log_simplex
 from mixcoder.ops.workspace import Workspace
-from mixcoder.sources import Block, Source
+from mixcoder.sources import Block, RowFunction, Source
 from mixcoder.statistics import Statistics
 
 FIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
@@ -34,6 +34,62 @@ class Totals(Statistics):
     statistics: Statistics
     bound: Tensor
     weight: Tensor
+
+
+# What a pass does with a block, as values that can be sent to whoever holds the rows.
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One E-step: the sums of a block."""
+
+    kernel: Kernel[Any, Any]
+    frame: Frame
+    encoder: Encoder
+
+    def __call__(self, block: Block) -> Totals:
+        rows = self.kernel.expand(block.x, self.frame)
+        code, bound = self.encoder.encode_with_bound_(self.kernel.log_joint(rows))
+        weights = block.weights
+        if weights is None:
+            total, weight = bound.sum(dtype=torch.float64), bound.new_tensor(len(bound)).double()
+        else:
+            weights64 = weights.double()
+            total, weight = weights64 @ bound.double(), weights64.sum()
+        return Totals(self.kernel.statistics(rows, code, weights), total, weight)
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """The sums of a block that no code weighs."""
+
+    family: Family[Any, Any]
+    frame: Frame
+
+    def __call__(self, block: Block) -> Tensor:
+        result = self.family.pooled(self.frame.apply(block.x.double()), block.weights)
+        assert result is not None
+        return result
+
+
+@dataclass(frozen=True)
+class FirstSums:
+    """The sums of a block whose code is given."""
+
+    family: Family[Any, Any]
+    frame: Frame
+    code_of: Callable[[Block], Code]
+
+    def __call__(self, block: Block) -> Statistics:
+        """Return the sums."""
+        rows = self.frame.apply(block.x.to(torch.float64))
+        return self.family.statistics(None, rows, self.code_of(block), block.weights)
+
+    def of_rows(self, start: int, stop: int) -> FirstSums:
+        """Return the sums of some rows only: a code of every row is cut to them."""
+        if isinstance(self.code_of, RowFunction):
+            return replace(self, code_of=self.code_of.of_rows(start, stop))
+        return self
 
 
 @dataclass(frozen=True)
@@ -72,12 +128,7 @@ class Problem:
             return self
         rows = block_rows(0, self.source.n_features, 8)
 
-        def pooled_of(block: Block) -> Tensor:
-            result = self.family.pooled(self.frame.apply(block.x.double()), block.weights)
-            assert result is not None
-            return result
-
-        return replace(self, pooled=self.source.map_reduce(pooled_of, rows))
+        return replace(self, pooled=self.source.map_reduce(_Pooled(self.family, self.frame), rows))
 
     def totals(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Totals:
         """Return the sums of one pass over all rows, and the bound at the given parameters."""
@@ -95,19 +146,8 @@ class Problem:
         )
         kernel = self.family.kernel(params, log_weights, setting)
 
-        def visit(block: Block) -> Totals:
-            rows = kernel.expand(block.x, frame)
-            code, bound = encoder.encode_with_bound_(kernel.log_joint(rows))
-            weights = block.weights
-            if weights is None:
-                total, weight = bound.sum(dtype=torch.float64), bound.new_tensor(len(bound)).double()
-            else:
-                weights64 = weights.double()
-                total, weight = weights64 @ bound.double(), weights64.sum()
-            return Totals(kernel.statistics(rows, code, weights), total, weight)
-
         n_rows = block_rows(params.n_components, self.width, torch.finfo(source.dtype).bits // 8)
-        totals = source.map_reduce(visit, n_rows)
+        totals = source.map_reduce(_Pass(kernel, frame, encoder), n_rows)
         offset = totals.weight * frame.log_scale
         common = kernel.offset(self.pooled)
         if common is not None:
@@ -126,14 +166,10 @@ class Problem:
 
     def maximize_code(self, code_of: Callable[[Block], Code], n_components: int) -> tuple[Params, Tensor]:
         """Return the first parameters, from a code given block by block."""
-
-        def visit(block: Block) -> Statistics:
-            rows = self.frame.apply(block.x.to(torch.float64))
-            return self.family.statistics(None, rows, code_of(block), block.weights)
-
         rows = block_rows(n_components, self.width, 8)
         equal = self.magnitude.new_full((n_components,), -math.log(n_components))
-        return self.maximize(self.source.map_reduce(visit, rows), equal)
+        first = FirstSums(self.family, self.frame, code_of)
+        return self.maximize(self.source.map_reduce(first, rows), equal)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return some rows in working coordinates and float64, shape (m, d)."""

@@ -124,15 +124,48 @@ def found_start(problem: Problem, n_components: int, encoder: Encoder, generator
     return params.clone(), log_weights.clone()  # tensors of inference mode cannot be written to later
 
 
+@dataclass(frozen=True)
+class _GivenCode:
+    """A code of every row, or of those from ``first`` on."""
+
+    code: Code
+    n_components: int
+    first: int = 0
+
+    def __call__(self, block: Block) -> Code:
+        rows = slice(block.start - self.first, block.stop - self.first)
+        if isinstance(self.code, HardCode):
+            return HardCode(self.code.index[rows], self.n_components)
+        return self.code[rows].to(torch.float64, copy=True)
+
+    def of_rows(self, start: int, stop: int) -> _GivenCode:
+        rows = slice(start - self.first, stop - self.first)
+        if isinstance(self.code, HardCode):
+            return _GivenCode(HardCode(self.code.index[rows], self.n_components), self.n_components, start)
+        return _GivenCode(self.code[rows], self.n_components, start)
+
+
+@dataclass(frozen=True)
+class _Zigzags:
+    """Responsibilities that are zigzags along random directions."""
+
+    frame: Frame
+    directions: Tensor
+    phases: Tensor
+
+    def __call__(self, block: Block) -> Code:
+        along = self.frame.apply(block.x.double()) @ self.directions + self.phases
+        code = (2 * (along - along.floor()) - 1).abs()
+        return code / code.sum(1, keepdim=True)
+
+
+def _everyone(block: Block) -> Code:
+    return block.x.new_ones(len(block.x), 1).double()
+
+
 def start_from_code(problem: Problem, code: Code, n_components: int) -> Start:
     """Return the first M-step of a code of every row."""
-
-    def code_of(block: Block) -> Code:
-        if isinstance(code, HardCode):
-            return HardCode(code.index[block.start : block.stop], n_components)
-        return code[block.start : block.stop].to(torch.float64, copy=True)
-
-    return problem.maximize_code(code_of, n_components)
+    return problem.maximize_code(_GivenCode(code, n_components), n_components)
 
 
 def start_at_random(problem: Problem, n_components: int, generator: torch.Generator) -> Start:
@@ -146,12 +179,7 @@ def start_at_random(problem: Problem, n_components: int, generator: torch.Genera
     draws = torch.randn(d + 1, n_components, generator=generator, dtype=torch.float64).to(device)
     directions, phases = _PERIODS * draws[:d] / spread[:, None], draws[d]
 
-    def code_of(block: Block) -> Code:
-        along = problem.frame.apply(block.x.double()) @ directions + phases
-        code = (2 * (along - along.floor()) - 1).abs()
-        return code / code.sum(1, keepdim=True)
-
-    return problem.maximize_code(code_of, n_components)
+    return problem.maximize_code(_Zigzags(problem.frame, directions, phases), n_components)
 
 
 def start_around(problem: Problem, means: Tensor, encoder: Encoder) -> Start:
@@ -163,7 +191,7 @@ def start_around(problem: Problem, means: Tensor, encoder: Encoder) -> Start:
         In working coordinates.
     """
     k = means.shape[0]
-    whole, _ = problem.maximize_code(lambda block: block.x.new_ones(len(block.x), 1).double(), 1)
+    whole, _ = problem.maximize_code(_everyone, 1)
     everyone = torch.zeros(k, dtype=torch.int64, device=means.device)
     params = replace(whole.take(everyone), means=means)  # type: ignore[call-arg]
     equal = means.new_full((k,), -math.log(k))

@@ -12,6 +12,7 @@ from mixcoder._typing import HardCode
 from mixcoder.components import GaussianTiedSpherical
 from mixcoder.components.gaussian_tied_spherical import GaussianTiedSphericalParams
 from mixcoder.encoders import Argmax
+from mixcoder.engines import current_engine
 from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Start, prepare
@@ -46,8 +47,9 @@ def kmeans_problem(source: Source, limits: Range) -> tuple[Problem, Scan]:
 def _of_one_size(problem: Problem) -> Problem:
     # The size is one working unit whatever the units of the rows: it scales the bound, nothing else.
     family = GaussianTiedSpherical(variance=1.0)
-    if not isinstance(problem.source, TensorSource):
-        # Rows in files are not remembered one by one: there may be more of them than memory holds.
+    if not isinstance(problem.source, TensorSource) or current_engine().remote:
+        # Rows in files are not remembered one by one: there may be more of them than memory holds. And workers
+        # remember nothing.
         return replace(problem, family=family, fixed_weights=True)
     return LloydProblem(
         source=problem.source,

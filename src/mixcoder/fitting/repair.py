@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixcoder._typing import HardCode
-from mixcoder.components.base import Params
+from mixcoder.components.base import Family, Params
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import Problem, Totals
+from mixcoder.ops.frame import Frame
 from mixcoder.sources import Block
 from mixcoder.statistics import Statistics
 
@@ -95,15 +97,27 @@ def _worst_rows(
     problem: Problem, params: Params, log_weights: Tensor, encoder: Encoder, n_rows: int
 ) -> _Worst:
     """Return the rows with the lowest bound."""
-    family, frame = problem.family, problem.frame
+    look = _Look(problem.family, problem.frame, params, log_weights, encoder, n_rows)
+    return problem.source.map_reduce(look, 4096)
 
-    def visit(block: Block) -> _Worst:
-        rows = frame.apply(block.x.double())
-        bound = encoder.encode_with_bound_(family.log_likelihood(params, rows) + log_weights)[1]
+
+@dataclass(frozen=True)
+class _Look:
+    """The worst rows of a block."""
+
+    family: Family[Any, Any]
+    frame: Frame
+    params: Params
+    log_weights: Tensor
+    encoder: Encoder
+    n_rows: int
+
+    def __call__(self, block: Block) -> _Worst:
+        rows = self.frame.apply(block.x.double())
+        log_joint = self.family.log_likelihood(self.params, rows) + self.log_weights
+        bound = self.encoder.encode_with_bound_(log_joint)[1]
         if block.weights is not None:
             bound = torch.where(block.weights > 0, bound, torch.inf)
-        lowest, index = torch.topk(bound, min(n_rows, len(bound)), largest=False)
+        lowest, index = torch.topk(bound, min(self.n_rows, len(bound)), largest=False)
         order = torch.argsort(lowest, stable=True)
         return _Worst(lowest[order], index[order] + block.start)
-
-    return problem.source.map_reduce(visit, 4096)

@@ -95,18 +95,7 @@ def scan(source: Source, limits: Range) -> Scan:
     centre = 0.5 * lowest + 0.5 * highest
     half_width = torch.where(lowest == highest, reach, 0.5 * highest - 0.5 * lowest)
     units = Frame.around(centre, half_width, common_scale=False)
-
-    def spread_of(block: Block) -> _Spread:
-        x = units.apply(block.x.to(torch.float64))
-        if block.weights is None:
-            mean = x.mean(0)
-            return _Spread(x.new_tensor(float(x.shape[0])), mean, (x - mean).square_().sum(0))
-        w = block.weights.to(torch.float64)
-        weight = w.sum()
-        mean = (w @ x) / weight.clamp_min(torch.finfo(torch.float64).tiny)
-        return _Spread(weight, mean, w @ (x - mean).square_())
-
-    spread = source.map_reduce(spread_of, _scan_rows(source))
+    spread = source.map_reduce(_SpreadOf(units), _scan_rows(source))
     constant = lowest == highest
     std = (spread.squares / spread.weight.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
     return Scan(
@@ -120,6 +109,23 @@ def scan(source: Source, limits: Range) -> Scan:
 
 def _scan_rows(source: Source) -> int:
     return max(256, _SCAN_NUMBERS // source.n_features)
+
+
+@dataclass(frozen=True)
+class _SpreadOf:
+    """The spread of a block in given units."""
+
+    units: Frame
+
+    def __call__(self, block: Block) -> _Spread:
+        x = self.units.apply(block.x.to(torch.float64))
+        if block.weights is None:
+            mean = x.mean(0)
+            return _Spread(x.new_tensor(float(x.shape[0])), mean, (x - mean).square_().sum(0))
+        w = block.weights.to(torch.float64)
+        weight = w.sum()
+        mean = (w @ x) / weight.clamp_min(torch.finfo(torch.float64).tiny)
+        return _Spread(weight, mean, w @ (x - mean).square_())
 
 
 def _range_of(block: Block) -> Range:

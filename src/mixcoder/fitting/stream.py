@@ -13,8 +13,9 @@ from mixcoder.components.base import Params
 from mixcoder.encoders import Encoder
 from mixcoder.errors import FitError
 from mixcoder.fitting.em import Problem
+from mixcoder.ops.frame import Frame
 from mixcoder.ops.gaussian import EMPTY
-from mixcoder.sources import Source
+from mixcoder.sources import Block, Source
 from mixcoder.statistics import Statistics
 
 
@@ -121,5 +122,15 @@ class Stream:
     def _reach(self, batch: Source) -> Tensor:
         """Return the largest root mean square of each feature so far, what sets the precision of a pass."""
         frame, rows = self.problem.frame, block_rows(0, batch.n_features, 8)
-        squares = batch.map_reduce(lambda block: frame.apply(block.x.double()).square_().sum(0), rows)
+        squares = batch.map_reduce(_Squares(frame), rows)
         return torch.maximum(self.problem.magnitude, (squares / batch.n_rows).sqrt())
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """The summed squares of each feature of a block, in working coordinates."""
+
+    frame: Frame
+
+    def __call__(self, block: Block) -> Tensor:
+        return self.frame.apply(block.x.double()).square_().sum(0)
