@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from mixcoder.sources import FileSource, open_blocks
 
 @dataclass(frozen=True)
 class FaultyPart:
-    """A file whose ``at``-th opening, counted over all processes, does harm; always, where ``once`` is false."""
+    """A file whose ``at``-th opening by a worker does harm; every one from then on, where ``once`` is false."""
 
     part: Any
     folder: Path
     fault: str
     at: int
     once: bool = True
+    home: int = field(default_factory=os.getpid)
 
     path = property(lambda self: self.part.path)
     n_rows = property(lambda self: self.part.n_rows)
@@ -34,6 +35,8 @@ class FaultyPart:
         return self.part.place(row)
 
     def reader(self):
+        if os.getpid() == self.home:
+            return self.part.reader()
         handle = os.open(self.folder / "opened", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.write(handle, b".")
         n_opened = os.fstat(handle).st_size

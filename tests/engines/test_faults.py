@@ -36,7 +36,8 @@ def expected(small):
         return make().fit(small)
 
 
-def require_expected(model, expected):
+def require_expected(model, expected, folder):
+    assert (folder / "struck").exists(), "nothing happened"
     assert model.lower_bounds_ == expected.lower_bounds_
     assert np.array_equal(model.means_, expected.means_)
     assert np.array_equal(model.covariances_, expected.covariances_)
@@ -61,21 +62,26 @@ def own_cluster(n_workers=2, **options):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
-def test_a_worker_that_is_killed_in_the_middle_changes_no_bit(tmp_path, small, expected):
-    rows = faulty(tmp_path, small, "kill", 70)
+def test_a_worker_that_is_killed_changes_no_bit_and_a_block_that_kills_all_ends_the_fit(
+    tmp_path, small, expected
+):
+    (tmp_path / "poison").mkdir()
+    rows, poison = (
+        faulty(tmp_path, small, "kill", 20),
+        faulty(tmp_path / "poison", small, "kill", 5, once=False),
+    )
     with own_cluster() as client, mixcoder.engine("dask", client=client):
-        model = make().fit(rows)
-    assert (tmp_path / "struck").exists()
-    require_expected(model, expected)
+        require_expected(make().fit(rows), expected, tmp_path)
+        with pytest.raises(EngineError, match="died on one and the same job"):
+            make().fit(poison)
 
 
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
 def test_a_pool_that_is_made_anew_changes_no_bit(tmp_path, small, expected, pool_of):
-    rows = faulty(tmp_path, small, "kill", 40)
+    rows = faulty(tmp_path, small, "kill", 20)
     with mixcoder.engine(pool_of):
         model = make().fit(rows)
-    assert (tmp_path / "struck").exists()
-    require_expected(model, expected)
+    require_expected(model, expected, tmp_path)
 
 
 def test_a_pool_that_cannot_be_made_anew_is_an_error_that_says_how(tmp_path, small, pool_of):
@@ -91,19 +97,11 @@ def test_a_block_that_kills_every_worker_ends_the_fit(tmp_path, small, pool_of):
         make().fit(rows)
 
 
-@pytest.mark.slow
-def test_a_block_that_kills_every_worker_of_a_cluster_ends_the_fit(tmp_path, small):
-    rows = faulty(tmp_path, small, "kill", 5, once=False)
-    with own_cluster() as client, mixcoder.engine("dask", client=client):
-        with pytest.raises(EngineError, match="died on one and the same job"):
-            make().fit(rows)
-
-
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
 def test_a_file_system_that_stumbles_is_asked_again(tmp_path, small, expected, processes):
-    rows = faulty(tmp_path, small, "stumble", 30)
+    rows = faulty(tmp_path, small, "stumble", 20)
     with mixcoder.engine(processes):
-        require_expected(make().fit(rows), expected)
+        require_expected(make().fit(rows), expected, tmp_path)
 
 
 def test_what_the_work_raises_goes_up_as_it_is(tmp_path, small, processes, cluster):
@@ -128,9 +126,9 @@ def test_a_file_that_changes_is_data_that_changed_on_every_engine(tmp_path, smal
 
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
 def test_a_pool_that_hangs_is_made_anew_once(tmp_path, small, expected, pool_of):
-    rows = faulty(tmp_path, small, "freeze", 30)
+    rows = faulty(tmp_path, small, "freeze", 20)
     with mixcoder.engine(pool_of, stall_timeout=3):
-        require_expected(make().fit(rows), expected)
+        require_expected(make().fit(rows), expected, tmp_path)
 
 
 def test_threads_that_hang_are_not_waited_for():
@@ -150,14 +148,16 @@ def test_threads_that_hang_are_not_waited_for():
 
 @pytest.mark.slow
 def test_a_frozen_cluster_is_given_up(tmp_path, small):
-    rows = faulty(tmp_path, small, "freeze", 10, once=False)
-    begun = time.monotonic()
-    with own_cluster() as client:
-        with mixcoder.engine("dask", client=client, stall_timeout=2):
-            with pytest.raises(EngineStalledError, match="Nothing has ended"):
-                make().fit(rows)
-        assert time.monotonic() - begun < 40
-        _thaw(client)
+    rows, begun = faulty(tmp_path, small, "freeze", 10), time.monotonic()
+    with own_cluster(n_workers=1) as client:
+        (worker,) = client.run(os.getpid).values()
+        try:
+            with mixcoder.engine("dask", client=client, stall_timeout=2):
+                with pytest.raises(EngineStalledError, match="Nothing has ended"):
+                    make().fit(rows)
+            assert time.monotonic() - begun < 40
+        finally:
+            os.kill(worker, signal.SIGCONT)  # frozen, it would not hear that it is to end
 
 
 @pytest.mark.slow
@@ -165,10 +165,10 @@ def test_a_frozen_cluster_is_given_up(tmp_path, small):
 def test_a_frozen_worker_is_replaced_by_its_nanny(tmp_path, small, expected):
     import dask
 
-    rows = faulty(tmp_path, small, "freeze", 70)
+    rows = faulty(tmp_path, small, "freeze", 20)
     with dask.config.set({"distributed.scheduler.worker-ttl": "4s"}), own_cluster() as client:
         with mixcoder.engine("dask", client=client):
-            require_expected(make().fit(rows), expected)
+            require_expected(make().fit(rows), expected, tmp_path)
 
 
 @pytest.mark.slow
@@ -219,9 +219,3 @@ def test_engines_that_there_are_not():
             pass
     with pytest.raises(TypeError, match=r"distributed\.Client"), mixcoder.engine("dask", client="tcp://x"):
         pass
-
-
-def _thaw(client):
-    """Kill what is frozen, so that the cluster can be closed."""
-    for process in [nanny.process.pid for nanny in client.cluster.workers.values() if nanny.process]:
-        os.kill(process, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from mixcoder.engines import fold
 from mixcoder.sources.base import Block, Source
 from mixcoder.sources.blocked import BlockedSource, RowFunction
+from mixcoder.sources.dask import DaskSource, is_dask
 from mixcoder.sources.files import FileSource, open_blocks
 from mixcoder.sources.tensors import TensorSource
 
