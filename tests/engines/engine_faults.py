@@ -1,4 +1,4 @@
-"""Faults that strike once, at a chosen read of a file. Importable by workers: conftest.py puts this folder on the path."""
+"""Faults that strike once, at a chosen read of a file. Workers import this: conftest.py puts the folder on the path."""
 
 from __future__ import annotations
 

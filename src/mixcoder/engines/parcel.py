@@ -19,14 +19,18 @@ from torch import Tensor
 _LINE = 64
 
 
+# A view with gaps keeps them, as they too decide how a product reads it, unless they are most of what would travel.
+_MOST_GAPS = 2
+
+
 @dataclass(frozen=True)
 class FlatTensor:
     """A tensor as one run of numbers.
 
     Parameters
     ----------
-    numbers : ndarray, shape (numel,)
-        In the order of memory.
+    numbers : ndarray, shape (m,)
+        In the order of memory; zero in the gaps of a view.
     shape, strides : tuple of int
     offset : int
         Bytes from a line of 64 to the first number.
@@ -39,12 +43,16 @@ class FlatTensor:
 
     @classmethod
     def of(cls, tensor: Tensor) -> FlatTensor:
-        """Return a tensor as it lies in memory, without the gaps that a view may have."""
+        """Return a tensor as it lies in memory."""
         tensor = tensor.detach().cpu()
-        if not _is_dense(tensor):
+        offset, span = tensor.data_ptr() % _LINE, _span(tensor)
+        if span is None or span > _MOST_GAPS * tensor.numel():
             tensor = tensor.clone(memory_format=torch.contiguous_format)
-        numbers = tensor.as_strided((tensor.numel(),), (1,)).numpy()
-        return cls(numbers, tuple(tensor.shape), tuple(tensor.stride()), tensor.data_ptr() % _LINE)
+        elif span > tensor.numel():
+            home = torch.zeros(span, dtype=tensor.dtype)
+            tensor = home.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
+        numbers = tensor.as_strided((_span(tensor) or 0,), (1,)).numpy()
+        return cls(numbers, tuple(tensor.shape), tuple(tensor.stride()), offset)
 
     def tensor(self) -> Tensor:
         """Return the tensor in memory of its own."""
@@ -90,12 +98,14 @@ def _same(new: Any, old: Any) -> bool:
     return all(a is b for a, b in zip(new, old, strict=True))
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    """Return whether the numbers of a tensor lie side by side, in whatever order of its axes."""
-    expected = 1
+def _span(tensor: Tensor) -> int | None:
+    """Return how many numbers lie from the first to the last, or ``None`` where some have several places."""
+    span = 1
     axes = zip(tensor.stride(), tensor.shape, strict=True)
     for stride, size in sorted((stride, size) for stride, size in axes if size != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
+        if size == 0:
+            return 0
+        if stride < span:
+            return None
+        span += stride * (size - 1)
+    return span

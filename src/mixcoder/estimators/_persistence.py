@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from inspect import signature
 from typing import Any
@@ -71,6 +71,8 @@ def save(estimator: Any, path: Any, *, overwrite: bool = True) -> str:
         else None
     )
     for name in _ARRAYS.get(kind, ()):
+        if not hasattr(estimator, name):
+            continue  # a fit to rows elsewhere keeps no label of each
         value = getattr(estimator, name)
         arrays[f"state.{name}"] = _array(value) if isinstance(value, Tensor) else value
     constructor: dict[str, Any] = {}
@@ -168,6 +170,8 @@ def _rebuild(cls: type[Any], file: modelfile.ModelFile) -> Any:
     for name in _STATE[file.kind]:
         setattr(estimator, name, metadata["state"][name])
     for name in _ARRAYS.get(file.kind, ()):
+        if name == "labels_" and f"state.{name}" not in file.arrays:
+            continue
         value = file.arrays[f"state.{name}"]
         setattr(estimator, name, torch.from_numpy(value) if name.startswith("_") else value)
     return estimator
@@ -277,7 +281,10 @@ def _tuples(value: Any) -> Any:
 
 
 def _pack_tensors(
-    value: Params | Statistics, prefix: str, arrays: dict[str, np.ndarray[Any, Any]]
+    value: Params | Statistics,
+    prefix: str,
+    arrays: dict[str, Any],
+    convert: Callable[[Tensor], Any] = _array,
 ) -> dict[str, Any]:
     """Put the tensors of parameters or sums into ``arrays`` and return how to find them again."""
     packed: dict[str, Any] = {}
@@ -285,12 +292,12 @@ def _pack_tensors(
         content, name = getattr(value, entry.name), f"{prefix}.{entry.name}"
         if isinstance(content, tuple):
             packed[entry.name] = [
-                _pack_tensors(part, f"{name}.{place}", arrays) for place, part in enumerate(content)
+                _pack_tensors(part, f"{name}.{place}", arrays, convert) for place, part in enumerate(content)
             ]
         elif content is None:
             packed[entry.name] = "absent"
         else:
-            arrays[name] = _array(content)
+            arrays[name] = convert(content)
             packed[entry.name] = "array"
     return packed
 

@@ -8,13 +8,14 @@ import warnings
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -29,6 +30,8 @@ from mixcoder.errors import (
     PrecisionWarning,
 )
 from mixcoder.estimators._callbacks import CallbackSupportMixin, IterationTask
+from mixcoder.estimators._checkpoint import Checkpoint
+from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import (
     check_domain,
     label_of,
@@ -45,7 +48,7 @@ from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import describe
 from mixcoder.fitting.scan import Range, Scan, scan_range
 from mixcoder.ops.threads import single_threaded_kernels
-from mixcoder.sources import FileSource, Source, TensorSource
+from mixcoder.sources import DaskSource, FileSource, Source, TensorSource
 
 # Beyond this many standard deviations from zero, float32 has fewer than two digits left for the data.
 _FLOAT32_OFFSET = 1e5
@@ -71,6 +74,13 @@ class AutoencoderEstimator(
 
     model_: MixtureAutoencoder
 
+    # How to store a fit is the caller's business, none that scikit-learn could route metadata to.
+    __metadata_request__fit: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("checkpoint", "checkpoint_every", "resume"), UNUSED
+    )
+
+    _checkpoint: Checkpoint | None = None  # of the fit that is running
+
     @property
     @abstractmethod
     def _n_fitted_components(self) -> int:
@@ -88,6 +98,7 @@ class AutoencoderEstimator(
 
     # What a fitted model answers
 
+    @lazily
     def encode(self, X: Any) -> Any:
         """Return the code of each row.
 
@@ -124,11 +135,13 @@ class AutoencoderEstimator(
         )
         return like_input(rows.to(self._dtype()), code)
 
+    @lazily
     def reconstruct(self, X: Any) -> Any:
         """Return decode(encode(X)), shape (n_samples, n_features), without keeping the codes."""
         model, x = self._asked(X)
         return like_input(model.reconstruct(x), X)
 
+    @lazily
     def predict(self, X: Any) -> Any:
         """Return the most probable component of each row, shape (n_samples,)."""
         model, x = self._asked_rows(X)
@@ -206,6 +219,7 @@ class AutoencoderEstimator(
     def _asked_rows(self, X: Any) -> tuple[MixtureAutoencoder, Source]:
         """Return the model, on the device of the rows, and the rows, wherever they live."""
         model = self._fitted()
+        X = rows_anywhere(X)
         if isinstance(X, Source):
             source = source_of(self, X, reset=False)
         else:
@@ -263,7 +277,7 @@ class AutoencoderEstimator(
         weights = weights_of(sample_weight, source)
         if weights is None:
             return source, 1.0
-        if not isinstance(source, FileSource):
+        if not isinstance(source, FileSource | DaskSource):
             raise DataTypeError(f"{type(source).__name__} brings its own weights: leave sample_weight out.")
         unit = unit_of(weights)
         return source.weighted(weights / unit), float(unit)
@@ -307,8 +321,22 @@ class AutoencoderEstimator(
             )
 
     def _generator(self) -> torch.Generator:
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)  # type: ignore[attr-defined]
-        return torch.Generator().manual_seed(int(seed))
+        """Return randomness of the parameter ``random_state``, which a checkpoint may keep."""
+        seed = check_random_state(self._seed()).randint(np.iinfo(np.int32).max)
+        generator = torch.Generator().manual_seed(int(seed))
+        if self._checkpoint is not None:
+            self._checkpoint.generators.append(generator)
+        return generator
+
+    def _random_numbers(self) -> np.random.RandomState:
+        """Return the same for functions of the user, who know NumPy."""
+        numbers = check_random_state(self._seed())
+        if self._checkpoint is not None:
+            self._checkpoint.generators.append(numbers)
+        return numbers
+
+    def _seed(self) -> Any:
+        return self.random_state if self._checkpoint is None else self._checkpoint.seed  # type: ignore[attr-defined]
 
     def _attribute(self, value: Tensor) -> Any:
         """Return a fitted quantity in the dtype and kind of the training rows."""

@@ -9,7 +9,6 @@ from numbers import Real
 from typing import Any, ClassVar, Self
 
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
@@ -264,7 +263,7 @@ class GaussianMixture(DensityEstimator):
         if not isinstance(how, str):
             if not callable(how):
                 return code_start(problem, how, k)
-            random_state = check_random_state(self.random_state)
+            random_state = self._random_numbers()
             rows = problem.source.take(torch.arange(problem.source.n_rows))
             shown = rows if self._from_torch else rows.numpy(force=True)
             return lambda attempt: code_start(problem, how(shown, k, random_state), k)

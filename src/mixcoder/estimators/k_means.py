@@ -12,7 +12,6 @@ import torch
 from sklearn.base import ClusterMixin
 from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
@@ -21,6 +20,8 @@ from mixcoder.components import GaussianTiedSpherical
 from mixcoder.encoders import Argmax
 from mixcoder.errors import DataError, DataTypeError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
+from mixcoder.estimators._checkpoint import Checkpoint, checkpointed
+from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.em import Problem
@@ -35,8 +36,8 @@ from mixcoder.fitting.kmeans import (
 from mixcoder.fitting.scan import Scan
 from mixcoder.fitting.stream import Stream
 from mixcoder.ops.simplex import log_simplex
-from mixcoder.sources import Block, BlockedSource, Source, TensorSource
-from mixcoder.statistics import Moments
+from mixcoder.sources import Block, BlockedSource, DaskSource, FileSource, Source, TensorSource, is_dask
+from mixcoder.statistics import Moments, Statistics
 
 _FAR = 2.0**600
 
@@ -139,24 +140,46 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        checkpoint: Any = None,
+        checkpoint_every: float = 60.0,
+        resume: bool = False,
+    ) -> Self:
         """Cluster the rows.
 
         Parameters
         ----------
-        X : array-like or Tensor, shape (n_samples, n_features), or Source
-            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files.
+        X : array-like or Tensor, shape (n_samples, n_features), Source, or Dask array or DataFrame
+            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files, those of Dask
+            are computed when they are read, and get no ``labels_``.
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
             Non-negative row weights; their scale changes ``inertia_`` only.
+        checkpoint : path, optional
+            File that the state of the fit is written to while it runs, and when it is interrupted (Ctrl-C, SIGTERM);
+            the one before it stays beside it, as ``checkpoint + ".previous"``.
+        checkpoint_every : float, default=60
+            Seconds between two checkpoints; 0 for one after every iteration.
+        resume : bool, default=False
+            Whether to go on from the checkpoint, where there is one. The model is then, to the last bit, that of a
+            fit that was never interrupted. Other rows or other parameters are refused.
 
         Returns
         -------
         self
             If anything fails, the estimator is left exactly as it was.
         """
-        with all_or_nothing(self), few_threads(X):
-            self._fit(X, y, sample_weight)
+        with all_or_nothing(self):
+            X = rows_anywhere(X)
+            with few_threads(X):
+                self._checkpoint = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
+                self._fit(X, y, sample_weight)
+            self.__dict__.pop("_checkpoint", None)
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
@@ -174,7 +197,11 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
             stop=shift_below(problem, float(self.tol) * float(problem.variances.mean())),
             keep_on_interrupt=self.on_interrupt == "keep",
         )
-        result = fit(problem, Argmax(), self._starts(problem), n_init, budget, self._on_step(task, problem))
+        if self._checkpoint is not None:
+            self._checkpoint.open(self, problem, seen)
+        starts, on_step = self._starts(problem), self._on_step(task, problem)
+        with checkpointed(self, problem, Argmax()) as (state, keep):
+            result = fit(problem, Argmax(), starts, n_init, budget, on_step, state, keep)
         self._keep(result)
         self._label(source, unit)
         self._weight_unit = unit
@@ -196,6 +223,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         Sculley (2010), "Web-scale k-means clustering".
         """
         del y
+        X = rows_anywhere(X)
         with all_or_nothing(self), few_threads(X):
             begun = hasattr(self, "model_") and self.model_.n_components == self.n_clusters
             source, unit = self._source(X, sample_weight, reset=not begun, min_rows=1)
@@ -205,13 +233,9 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
                 stream, self._weight_unit = self._first_stream(source), unit
             # Batches count by their weights, in the unit of the first.
             scale = unit / self._weight_unit
-            if not isinstance(source, TensorSource):
-                raise DataTypeError(
-                    "partial_fit takes rows in memory: for block in X.blocks(10_000): block.x."
-                )
-            weights = source.x.new_ones(source.n_rows, dtype=torch.float64)
-            weights = scale * (weights if source.weights is None else source.weights)
-            stream = stream.step(TensorSource(source.x, weights))
+            own = source.weights if isinstance(source, BlockedSource) else None
+            weights = torch.ones(source.n_rows, dtype=torch.float64) if own is None else own
+            stream = stream.step(_weighted(source, scale * weights.to(source.device)))
             self.model_ = stored(stream.model)
             self.n_iter_ = stream.n_steps
             self.converged_, self.stop_reason_ = False, "partial_fit takes one step at a time"
@@ -240,7 +264,8 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         return Stream.resumed(model, source, Argmax(), exponent=None, average=seen, bounds=bounds)
 
     def _problem(self, source: Source) -> tuple[Problem, Scan]:
-        problem, seen = kmeans_problem(source, self._checked_range(source, GaussianTiedSpherical()))
+        limits = self._checked_range(source, GaussianTiedSpherical())
+        problem, seen = kmeans_problem(source, limits, remembers=self._checkpoint is None)
         self._require_representable(problem, torch.float64)
         return problem, seen
 
@@ -260,7 +285,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
 
     def _starts(self, problem: Problem) -> Any:
         generator, k = self._generator(), self.n_clusters
-        random_state = check_random_state(self.random_state)
+        random_state = self._random_numbers()
 
         def start(attempt: int) -> Start:
             del attempt
@@ -302,9 +327,16 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         unit : float
             What one weight of the source stands for.
         """
+        rows = max(256, (1 << 18) // source.n_features)
+        if isinstance(source, DaskSource):
+            # As many labels as rows have no place here: ``predict`` gives them lazily.
+            found = source.map_reduce(_Clustered(self.model_), rows)
+            self.inertia_, self._cluster_counts = float(found.squares) * unit, found.counts
+            self.__dict__.pop("labels_", None)
+            return
         labels, centres = self.model_.assign(source), self.model_.prototypes()
         squares = _Squares(centres, labels)
-        self.inertia_ = float(source.map_reduce(squares, max(256, (1 << 18) // source.n_features))) * unit
+        self.inertia_ = float(source.map_reduce(squares, rows)) * unit
         self._cluster_counts = torch.bincount(labels, _weights_of(source), minlength=self.n_clusters).double()
         self.labels_ = (
             labels.to(torch.int32) if self._from_torch else labels.numpy(force=True).astype(np.int32)
@@ -335,17 +367,20 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Cluster the rows and return their labels, shape (n_samples,)."""
-        return self.fit(X, y, sample_weight=sample_weight).labels_
+        self.fit(X, y, sample_weight=sample_weight)
+        return self.predict(X) if is_dask(X) else self.labels_
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Cluster the rows and return their distances to the centres, shape (n_samples, n_clusters)."""
         return self.fit(X, y, sample_weight=sample_weight).transform(X)
 
+    @lazily
     def predict(self, X: Any) -> Any:
         """Return the nearest cluster of each row, int32, shape (n_samples,)."""
         model, source = self._asked_rows(X)
         return like_input(model.assign(source).to(torch.int32), X)
 
+    @lazily
     def transform(self, X: Any) -> Any:
         """Return the distance of each row to each centre, shape (n_samples, n_clusters)."""
         model, x = self._asked(X)
@@ -405,6 +440,37 @@ class _Squares:
 
     def of_rows(self, start: int, stop: int) -> _Squares:
         return _Squares(self.centres, self.labels[start - self.first : stop - self.first], start)
+
+
+@dataclass(frozen=True)
+class _Cluster(Statistics):
+    """Row weights of each cluster, and the summed squared distances to the centres."""
+
+    counts: Tensor
+    squares: Tensor
+
+
+@dataclass(frozen=True)
+class _Clustered:
+    """Labels a block and adds up."""
+
+    model: MixtureAutoencoder
+
+    def __call__(self, block: Block) -> _Cluster:
+        labels, centres = self.model.assign(block.x), self.model.prototypes()
+        squares = _Squares(centres, labels, block.start)(block)
+        weights = None if block.weights is None else block.weights.double()
+        counts = torch.bincount(labels, weights, minlength=self.model.n_components).double()
+        return _Cluster(counts, squares)
+
+
+def _weighted(source: Source, weights: Tensor) -> Source:
+    """Return the same rows with other weights."""
+    if isinstance(source, TensorSource):
+        return TensorSource(source.x, weights)
+    if isinstance(source, FileSource | DaskSource):
+        return source.weighted(weights)
+    raise DataTypeError(f"{type(source).__name__} cannot be weighted, which mini-batches of k-means need.")
 
 
 def _weights_of(source: Source) -> Tensor | None:

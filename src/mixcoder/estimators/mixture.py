@@ -25,6 +25,8 @@ from mixcoder.components import Family
 from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import DataError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
+from mixcoder.estimators._checkpoint import Checkpoint, checkpointed
+from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.alternate import FitResult, gain_below
@@ -122,24 +124,46 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        checkpoint: Any = None,
+        checkpoint_every: float = 60.0,
+        resume: bool = False,
+    ) -> Self:
         """Fit the mixture.
 
         Parameters
         ----------
-        X : array-like or Tensor, shape (n_samples, n_features), or Source
-            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files.
+        X : array-like or Tensor, shape (n_samples, n_features), Source, or Dask array or DataFrame
+            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files, those of Dask
+            are computed when they are read; where the sums run is what :func:`mixcoder.engine` says.
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
             Non-negative row weights; their scale has no effect.
+        checkpoint : path, optional
+            File that the state of the fit is written to while it runs, and when it is interrupted (Ctrl-C, SIGTERM);
+            the one before it stays beside it, as ``checkpoint + ".previous"``.
+        checkpoint_every : float, default=60
+            Seconds between two checkpoints; 0 for one after every iteration.
+        resume : bool, default=False
+            Whether to go on from the checkpoint, where there is one. The model is then, to the last bit, that of a
+            fit that was never interrupted. Other rows or other parameters are refused.
 
         Returns
         -------
         self
             If anything fails, the estimator is left exactly as it was.
         """
-        with all_or_nothing(self), few_threads(X):
-            self._fit(X, y, sample_weight)
+        with all_or_nothing(self):
+            X = rows_anywhere(X)
+            with few_threads(X):
+                self._checkpoint = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
+                self._fit(X, y, sample_weight)
+            self.__dict__.pop("_checkpoint", None)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -156,6 +180,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             previous = None
         problem, seen = prepare(source, family, limits, frame=None if previous is None else previous.frame)
         self._require_representable(problem, source.dtype)
+        if self._checkpoint is not None:
+            self._checkpoint.open(self, problem, seen)
         generator = self._generator()
         given: Start | Callable[[int], Start] | None
         if previous is not None:
@@ -181,7 +207,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             keep_on_interrupt=self.on_interrupt == "keep",
         )
         task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
-        result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem))
+        with checkpointed(self, problem, encoder) as (state, keep):
+            result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem), state, keep)
         self._keep(result)
         self.lower_bound_ = result.bound
         self.lower_bounds_ = list(result.history.bound)
@@ -205,6 +232,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         Cappe & Moulines (2009), equation 14; Liang & Klein (2009).
         """
         del y
+        X = rows_anywhere(X)
         with all_or_nothing(self), few_threads(X):
             fitted: MixtureAutoencoder | None = getattr(self, "model_", None)
             if fitted is not None and not self._continues(fitted, fitted.n_features):
@@ -275,6 +303,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         """Weights of the components, shape (n_components,), summing to one."""
         return self._attribute(self._fitted().log_weights.exp())
 
+    @lazily
     def predict_proba(self, X: Any) -> Any:
         """Return the posterior of each row over the components, shape (n_samples, n_components)."""
         model, x = self._asked(X)
@@ -282,12 +311,14 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         assert isinstance(code, Tensor)
         return like_input(code, X)
 
+    @lazily
     def transform(self, X: Any) -> Any:
         """Return the code of each row as a point of the simplex, shape (n_samples, n_components)."""
         model, x = self._asked(X)
         code = model.encode(x)
         return like_input(code.dense(x.dtype) if isinstance(code, HardCode) else code, X)
 
+    @lazily
     def score_samples(self, X: Any) -> Any:
         """Return the log-density of each row in nats, shape (n_samples,)."""
         return like_input(self._log_prob(X), X)
@@ -598,7 +629,7 @@ class Mixture(DensityEstimator):
         if isinstance(self.init, str):
             return None
         if callable(self.init):
-            random_state = check_random_state(self.random_state)
+            random_state = self._random_numbers()
             source = problem.source
             rows = source.take(torch.arange(source.n_rows))
             shown = rows if self._from_torch else rows.numpy(force=True)

@@ -14,7 +14,7 @@ from mixcoder._typing import Code, HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components.base import Family, Params
 from mixcoder.encoders import Encoder
-from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
+from mixcoder.fitting.alternate import FitResult, Progress, Step, StopRule, alternate
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.scan import Range, Scan, scan
 from mixcoder.fitting.start import draw_sample, search
@@ -63,6 +63,25 @@ class Budget:
     accelerate: bool = False
     monotone: bool = True
     keep_on_interrupt: bool = False
+
+
+@dataclass(frozen=True)
+class FitState:
+    """Where a fit is.
+
+    Parameters
+    ----------
+    attempt : int
+        The start that is being fitted.
+    progress : Progress
+        Of this start.
+    best : FitResult or None
+        Of the starts before.
+    """
+
+    attempt: int
+    progress: Progress
+    best: FitResult | None
 
 
 def prepare(
@@ -206,17 +225,25 @@ def fit(
     n_init: int,
     budget: Budget,
     on_step: Callable[[int, Step], bool] | None = None,
+    resume: FitState | None = None,
+    on_progress: Callable[[FitState], None] | None = None,
 ) -> FitResult:
     """Return the best of ``n_init`` fits, each from its own start.
 
     An interrupt ends all of them. Where the budget asks to keep what there is, the best so far is
     returned, not converged.
     """
-    best: FitResult | None = None
+    best: FitResult | None = None if resume is None else resume.best
     interrupted = False
-    for attempt in range(n_init):
+    for attempt in range(0 if resume is None else resume.attempt, n_init):
+        begun = resume.progress if resume is not None and attempt == resume.attempt else None
+
+        def tell(progress: Progress, attempt: int = attempt, best: FitResult | None = best) -> None:
+            if on_progress is not None:
+                on_progress(FitState(attempt, progress, best))
+
         try:
-            params, log_weights = starts(attempt)
+            params, log_weights = starts(attempt) if begun is None else (begun.params, begun.log_weights)
             result = alternate(
                 problem,
                 params,
@@ -228,6 +255,8 @@ def fit(
                 monotone=budget.monotone,
                 on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
                 keep_on_interrupt=budget.keep_on_interrupt,
+                resume=begun,
+                on_progress=None if on_progress is None else tell,
             )
         except KeyboardInterrupt:
             if not budget.keep_on_interrupt or best is None:

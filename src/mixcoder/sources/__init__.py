@@ -10,10 +10,12 @@ from mixcoder.sources.tensors import TensorSource
 __all__ = [
     "Block",
     "BlockedSource",
+    "DaskSource",
     "FileSource",
     "RowFunction",
     "Source",
     "TensorSource",
     "fold",
+    "is_dask",
     "open_blocks",
 ]

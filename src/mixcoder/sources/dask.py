@@ -6,8 +6,11 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import accumulate
+from math import isnan
 from typing import Any, Self, final
 
 import numpy as np
@@ -55,7 +58,9 @@ class DaskSource(BlockedSource):
             self.chunks = list(x.to_delayed())
         else:
             if x.ndim != 2:
-                raise DataError(f"Expected a 2D array, got a {x.ndim}D one; reshape it to (n_rows, n_features).")
+                raise DataError(
+                    f"Expected a 2D array, got a {x.ndim}D one; reshape it to (n_rows, n_features)."
+                )
             kinds = [x.dtype]
             x = x if len(x.chunks[1]) == 1 else x.rechunk({1: -1})
             self.chunks = list(x.to_delayed()[:, 0])
@@ -67,7 +72,7 @@ class DaskSource(BlockedSource):
         narrow = all(kind == np.float32 for kind in kinds)
         self.dtype, self.device = torch.float32 if narrow else torch.float64, torch.device("cpu")
         self.weights = weights
-        sizes = [] if self.names is not None else [int(n) if n == n else -1 for n in x.chunks[0]]  # noqa: PLR0124
+        sizes = [] if self.names is not None else [-1 if isnan(n) else int(n) for n in x.chunks[0]]
         if self.names is not None or -1 in sizes:
             sizes = self._counted()
         self.starts = (0, *accumulate(sizes))
@@ -75,17 +80,23 @@ class DaskSource(BlockedSource):
         if self.n_rows == 0 or self.n_features == 0:
             raise DataError(f"The Dask collection has {self.n_rows} rows and {self.n_features} columns.")
 
+    @staticmethod
+    def available() -> bool:
+        """Return whether Dask is installed."""
+        return find_spec("dask") is not None
+
     @classmethod
     def holding(cls, x: Tensor, weights: Tensor | None = None) -> DaskSource:
         """Return a source of given rows, in chunks of uneven sizes."""
         import dask.array as da
 
-        return cls(da.from_array(x.numpy(force=True), chunks=(max(1, x.shape[0] // 3), -1)), weights)
+        chunks: Any = max(1, x.shape[0] // 3), -1
+        return cls(da.from_array(x.numpy(force=True), chunks=chunks), weights)
 
     def weighted(self, weights: Tensor | None) -> Self:
         """Return the same rows with other weights."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, weights=weights)
+        other = copy(self)
+        other.weights = weights
         return other
 
     def reader(self) -> AbstractContextManager[Reader]:
@@ -229,10 +240,10 @@ def _active_client() -> Any:
 
 def _computed(delayed: list[Any]) -> Sequence[Any]:
     """Return computed values: on the active client, else in this thread."""
-    import dask
+    from dask.base import compute
 
     if _active_client() is not None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
-            return dask.compute(*delayed)
-    return dask.compute(*delayed, scheduler="synchronous")
+            return compute(*delayed)
+    return compute(*delayed, scheduler="synchronous")
