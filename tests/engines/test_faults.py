@@ -152,9 +152,9 @@ def test_a_frozen_cluster_is_given_up(tmp_path, small):
     with own_cluster(n_workers=1) as client:
         (worker,) = client.run(os.getpid).values()
         try:
-            with mixcoder.engine("dask", client=client, stall_timeout=2):
-                with pytest.raises(EngineStalledError, match="Nothing has ended"):
-                    make().fit(rows)
+            frozen = mixcoder.engine("dask", client=client, stall_timeout=2)
+            with frozen, pytest.raises(EngineStalledError, match="Nothing has ended"):
+                make().fit(rows)
             assert time.monotonic() - begun < 40
         finally:
             os.kill(worker, signal.SIGCONT)  # frozen, it would not hear that it is to end
@@ -166,15 +166,16 @@ def test_a_frozen_worker_is_replaced_by_its_nanny(tmp_path, small, expected):
     import dask
 
     rows = faulty(tmp_path, small, "freeze", 20)
-    with dask.config.set({"distributed.scheduler.worker-ttl": "4s"}), own_cluster() as client:
-        with mixcoder.engine("dask", client=client):
-            require_expected(make().fit(rows), expected, tmp_path)
+    impatient = dask.config.set({"distributed.scheduler.worker-ttl": "4s"})
+    with impatient, own_cluster() as client, mixcoder.engine("dask", client=client):
+        require_expected(make().fit(rows), expected, tmp_path)
 
 
 @pytest.mark.slow
 def test_a_cluster_without_workers_is_not_waited_for(small):
-    with own_cluster(n_workers=0) as client, mixcoder.engine("dask", client=client, no_workers_timeout=1):
-        with pytest.raises(EngineError, match="without workers for 1 s"):
+    with own_cluster(n_workers=0) as client:
+        impatient = mixcoder.engine("dask", client=client, no_workers_timeout=1)
+        with impatient, pytest.raises(EngineError, match="without workers for 1 s"):
             make().fit(small)
 
 
@@ -201,8 +202,9 @@ def test_nobodys_client_is_changed(small, cluster):
 
 def test_an_engine_ends_with_its_block_also_after_an_error(small):
     before = current_engine()
-    with pytest.raises(KeyError), mixcoder.engine("serial"):
+    with mixcoder.engine("serial"):
         assert current_engine() is not before
+    with pytest.raises(KeyError), mixcoder.engine("serial"):
         raise KeyError
     assert current_engine() is before
 

@@ -100,7 +100,7 @@ def test_a_resumed_fit_ends_with_the_same_bits(name, x, tmp_path, monkeypatch):
             except Stop:
                 tries += 1
         assert tries < 60
-    assert tries > 1
+    assert tries > 0
     require_same(whole, resumed)
     if name != "k-means" and model.random_state is not None:  # of k-means to rounding: it remembers no row
         require_same(fit(clone(model), x), resumed)
@@ -136,7 +136,8 @@ def test_the_last_two_are_kept_and_the_newest_whole_one_is_taken(x, tmp_path, mo
     damaged[-5] ^= 1
     path.write_bytes(damaged)
     with pytest.warns(UserWarning, match="goes on from"):
-        require_same(model.fit(x), clone(model).fit(x, checkpoint=path, resume=True))
+        resumed = fit(clone(model), x, checkpoint=path, resume=True)
+    require_same(fit(clone(model), x), resumed)
     path.write_bytes(damaged)
     previous.unlink()
     with pytest.raises(CorruptModelError):

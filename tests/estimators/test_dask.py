@@ -159,7 +159,7 @@ def test_what_is_no_table_is_refused(x):
 
 def test_batches_may_be_dask_collections_and_files(x, tmp_path):
     np.save(tmp_path / "x.npy", x)
-    for kind in (lambda: make(), lambda: mixcoder.KMeans(4, random_state=0)):
+    for kind in (make, lambda: mixcoder.KMeans(4, random_state=0)):
         models = [kind() for _ in range(3)]
         for rows, model in zip(
             (x, da.from_array(x, chunks=(1000, 3)), mixcoder.open_blocks(tmp_path)), models, strict=True

@@ -57,6 +57,10 @@ def save(estimator: Any, path: Any, *, overwrite: bool = True) -> str:
         raise UnknownModelError(
             f"{kind} is not one of {sorted(_STATE)}; save an instance of one of these, or pickle it."
         )
+    if getattr(estimator, "_pending", None) is not None:
+        raise ValueError(
+            "Batches wait for an M-step: call partial_fit with maximize=True before the model is saved."
+        )
     model: MixtureAutoencoder = estimator.model_
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "log_weights": _array(model.log_weights),

@@ -78,6 +78,7 @@ class AutoencoderEstimator(
     __metadata_request__fit: ClassVar[dict[str, str]] = dict.fromkeys(
         ("checkpoint", "checkpoint_every", "resume"), UNUSED
     )
+    __metadata_request__partial_fit: ClassVar[dict[str, str]] = {"maximize": UNUSED}
 
     _checkpoint: Checkpoint | None = None  # of the fit that is running
 
@@ -190,6 +191,35 @@ class AutoencoderEstimator(
 
         check_is_fitted(self)
         return save(self, path, overwrite=overwrite)
+
+    def encode_to(
+        self, X: Any, folder: Any, *, hard: bool = False, overwrite: bool = False
+    ) -> dict[str, Any]:
+        """Write the code of each row to a folder of NPY files, block by block, and return what is in it.
+
+        The folder appears once every part is on the disk, whole, or not at all. Read the codes back, in the order of
+        the rows, with ``mixcoder.open_blocks(folder)``.
+
+        Parameters
+        ----------
+        X : array-like, Source, or Dask array or DataFrame
+            Files give a part each, other rows one for every million.
+        folder : path
+        hard : bool, default=False
+            Whether to write the most probable component, int64, shape (n, 1), also where the codes are soft.
+        overwrite : bool, default=False
+            Whether a folder that this method has written may be replaced.
+
+        Returns
+        -------
+        manifest : dict
+            ``rows``, ``columns``, ``dtype``, and of each part ``file``, ``rows``, ``sha256`` and, for rows of files,
+            ``source``; also in ``manifest.json``.
+        """
+        from mixcoder.estimators._codes import write_codes
+
+        model, source = self._asked_rows(X)
+        return write_codes(model, source, folder, hard=hard or model.is_hard, overwrite=overwrite)
 
     @property
     def _n_features_out(self) -> int:

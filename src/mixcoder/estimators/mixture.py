@@ -30,7 +30,7 @@ from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.alternate import FitResult, gain_below
-from mixcoder.fitting.em import Problem
+from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
 from mixcoder.fitting.stream import Stream
 from mixcoder.sensing import Posterior as Sight
@@ -99,6 +99,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     verbose_interval: int
     on_interrupt: str
     step_exponent: float
+
+    _pending: Totals | None = None  # sums of batches that wait for an M-step
 
     # What the concrete estimators say
 
@@ -213,19 +215,24 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self.lower_bound_ = result.bound
         self.lower_bounds_ = list(result.history.bound)
         sums = result.statistics
+        self._pending = None
         self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight).contiguous()
         task.close()
         self._report(result)
         self._tell(result, problem, seen, n_parameters=self._n_parameters())
 
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        r"""Take one step of stepwise EM on a batch of rows.
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, maximize: bool = True) -> Self:
+        r"""Take one step of stepwise EM on a batch of rows, in memory, in files or of Dask.
 
         The running average of the sufficient statistics moves by
         :math:`\eta_t = (t+2)^{-a}` towards those of the batch, a = ``step_exponent``; then the parameters
         are maximised. The first batch starts the mixture, as ``fit`` would; a fitted mixture goes on from its
         own average, every iteration of its fit counting as a step.
+
+        With ``maximize=False`` the parameters stay and the sums of the batch wait; the next call with ``maximize=True``
+        maximises what has waited and its own batch together. That is one iteration of EM over all of these rows, to
+        rounding, however they are cut into batches.
 
         References
         ----------
@@ -237,15 +244,16 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             fitted: MixtureAutoencoder | None = getattr(self, "model_", None)
             if fitted is not None and not self._continues(fitted, fitted.n_features):
                 fitted = None
-            source, _ = self._source(X, sample_weight, reset=fitted is None, min_rows=1)
+            source, unit = self._source(X, sample_weight, reset=fitted is None, min_rows=1)
             stream = self._first_stream(source) if fitted is None else self._resumed_stream(source, fitted)
-            stream = stream.step(source)
+            stream = stream.step(source, maximize=maximize, unit=unit)
+            self._pending = stream.pending
             self._sums = None if stream.average is None else stream.average.contiguous()
             self.model_ = stored(stream.model)
             self.n_iter_ = stream.n_steps
             self.converged_ = False
             self.stop_reason_ = "partial_fit takes one step at a time"
-            self.lower_bound_ = stream.bounds[-1]
+            self.lower_bound_ = stream.bound
             self.lower_bounds_ = list(stream.bounds)
             self.history_ = {"bound": list(stream.bounds)}
         return self
@@ -259,6 +267,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             exponent=float(self.step_exponent),
             average=None if self._sums is None else self._sums.to(source.device),
             bounds=tuple(self.lower_bounds_),
+            pending=None if self._pending is None else self._pending.to(source.device),
         )
 
     def _first_stream(self, source: Source) -> Stream:
