@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from mixcoder.autoencoder import block_rows
 from mixcoder.components.base import Kernel, Params, PassSetting
 from mixcoder.components.gaussian_tied_spherical import GaussianTiedSphericalParams
 from mixcoder.encoders import Encoder
 from mixcoder.encoders.argmax import rowwise_argmax
+from mixcoder.engines import LocalEngine, current_engine
 from mixcoder.fitting.em import FIT_TOLERANCE, Problem, Totals
 from mixcoder.fitting.seeding import plus_plus_batch
 from mixcoder.fitting.start import hard_start
+from mixcoder.ops.frame import Frame
 from mixcoder.ops.gaussian import LOG_2PI
-from mixcoder.sources import Block
+from mixcoder.ops.products import biased_product
+from mixcoder.ops.threads import map_in_order, single_threaded_kernels
+from mixcoder.sources import TensorSource
 from mixcoder.statistics import Moments
 
 # Neighbouring centres share one lower bound: smaller groups make sharper bounds, and more of them to keep.
@@ -27,10 +31,18 @@ _MAX_GROUPS = 10
 # With fewer features than this a row's distances are cheaper than several bounds.
 _GROUPED_FEATURES = 64
 
-# Rows whose bounds are moved at a time, and blocks that even a short source is cut into: few large operations on
-# bounds, many blocks for the threads.
+# Rows whose bounds are moved at a time: few large operations.
 _BOUND_ROWS = 1 << 16
-_MIN_BLOCKS = 8
+
+# Scores computed at a time stay in a core's cache; rows of which there are at least so many are shared out.
+_SCORE_BYTES = 2 << 20
+_SHARED_ROWS = 512
+
+# Pieces of work that a pass is cut into, whatever the number of threads.
+_MAX_JOBS = 8
+
+# Bytes of rows that are widened to float64 at a time.
+_WIDE_BYTES = 1 << 19
 
 # Rounding of a squared distance, in units of the squares it is the difference of, that bounds allow for.
 _ROUNDING = 16.0
@@ -50,8 +62,8 @@ class _Memory:
         No less than the distance to the row's centre.
     lower : Tensor, shape (g, n)
         No more than the distance to any other centre of each group.
-    offsets : Tensor, shape (n,)
-        What the row itself adds to its log-density, -|z|^2 / 2: the same in every pass.
+    squares : Tensor, shape (n,)
+        |z|^2, the same in every pass.
     moments : Moments
         Sums of the rows of each centre.
     order : Tensor, shape (k,)
@@ -64,7 +76,7 @@ class _Memory:
     labels: Tensor
     upper: Tensor
     lower: Tensor
-    offsets: Tensor
+    squares: Tensor
     moments: Moments
     order: Tensor
     sizes: list[int]
@@ -104,26 +116,42 @@ class LloydProblem(Problem):
             memory = self._blank(centres)
         # While a pass runs its notes are neither old nor new: an interrupted one leaves none.
         self.notebook.memory = None
-        setting = PassSetting(
-            source.dtype, self.workspace, self.magnitude, FIT_TOLERANCE[source.dtype], column_major=False
-        )
-        kernel = self.family.kernel(params, log_weights, setting)
         moves = (centres - memory.centres).square().sum(1).sqrt().to(memory.upper.dtype)
         farthest = torch.stack([part.amax() for part in moves[memory.order].split(memory.sizes)])[:, None]
-        constant = float(log_weights[0]) - 0.5 * source.n_features * LOG_2PI
-        chunk = block_rows(k, self.width, torch.finfo(source.dtype).bits // 8)
-        visit = _Visit(self, memory, kernel, moves, farthest, constant, centres, chunk)
-        changes = source.map_reduce(
-            visit, max(visit.chunk, min(_BOUND_ROWS, -(-source.n_rows // _MIN_BLOCKS)))
-        )
-        sums = memory.moments + changes
+        nearness = _Nearness.of(self, params, log_weights)
+        engine = current_engine()
+        with single_threaded_kernels() as allowed:
+            chosen = engine.n_threads if isinstance(engine, LocalEngine) else None
+            workers = (chosen or allowed) if source.device.type == "cpu" else 1
+            active = self._doubtful(memory, moves, farthest, workers)
+            visit = _Visit(self, memory, nearness, len(active) == source.n_rows)
+            sums = memory.moments
+            for changes in map_in_order(visit, _jobs(active, k, source.dtype), workers):
+                sums = sums if changes is None else sums + changes
         self.notebook.memory = replace(memory, centres=centres, moments=sums)
         # sum_n w_n (c + z_n a_n - |a_n|^2 / 2 - |z_n|^2 / 2), a_n the centre of the row's label
         assert self.pooled is not None
         products = (centres * sums.sums).sum() - 0.5 * (sums.counts * centres.square().sum(1)).sum()
         weight = centres.new_tensor(self.total_weight)
+        constant = float(log_weights[0]) - 0.5 * source.n_features * LOG_2PI
         bound = products - 0.5 * self.pooled[0, 0] + weight * (constant + self.frame.log_scale)
         return Totals(self.with_pooled_sums(sums), bound, weight)
+
+    def _doubtful(self, memory: _Memory, moves: Tensor, farthest: Tensor, workers: int) -> Tensor:
+        """Return the rows whose nearest centre may have changed, all bounds moved along with the centres."""
+        n = self.source.n_rows
+        if math.isinf(float(memory.upper[0])):
+            return torch.arange(n, device=moves.device)
+
+        def move(start: int) -> Tensor:
+            part = slice(start, min(start + _BOUND_ROWS, n))
+            labels, upper, lower = memory.labels[part], memory.upper[part], memory.lower[:, part]
+            # Rounded outwards, so that bounds stay bounds however many moves they add up.
+            upper.add_(moves.index_select(0, labels)).mul_(1 + _eps(upper))
+            lower.sub_(farthest).mul_(1 - _eps(lower))
+            return torch.nonzero(upper >= lower.amin(0))[:, 0].add_(start)
+
+        return torch.cat(list(map_in_order(move, range(0, n, _BOUND_ROWS), workers)))
 
     def _blank(self, centres: Tensor) -> _Memory:
         """Return the memory of a pass that has seen nothing."""
@@ -135,7 +163,7 @@ class LloydProblem(Problem):
             torch.full((n,), -1, dtype=torch.int32, device=centres.device),
             centres.new_full((n,), math.inf, dtype=dtype),
             centres.new_zeros(len(sizes), n, dtype=dtype),
-            centres.new_zeros(n, dtype=dtype),
+            centres.new_empty(n, dtype=dtype),
             Moments(centres.new_zeros(k), centres.new_zeros(k, d)),
             order,
             sizes,
@@ -156,86 +184,147 @@ def _neighbours(centres: Tensor, n_groups: int) -> tuple[Tensor, list[int]]:
     return torch.argsort(group, stable=True), sizes
 
 
+def _jobs(active: Tensor, k: int, dtype: torch.dtype) -> list[Sequence[Tensor]]:
+    """Return rows to look at in pieces, and the pieces in jobs, cut by their number alone."""
+    n = len(active)
+    if n == 0:
+        return []
+    most = max(_SHARED_ROWS, _SCORE_BYTES // (k * dtype.itemsize))
+    n_pieces = max(-(-n // most), min(2, n // _SHARED_ROWS), 1)
+    pieces = active.split(-(-n // n_pieces))
+    size = -(-len(pieces) // _MAX_JOBS)
+    return [pieces[at : at + size] for at in range(0, len(pieces), size)]
+
+
+@dataclass(frozen=True)
+class _Nearness:
+    r"""How near rows are to each centre: :math:`|z - a_k|^2 = \ell - 2 s_k`.
+
+    Where rounding allows, the scores s come from the rows as they are, one product and no copy:
+
+    .. math:: s_k = x \cdot \varphi a_k - \varphi\, t \cdot a_k - \tfrac12 |a_k|^2, \qquad \ell = |z|^2,
+
+    with :math:`z = \varphi (x - t)` the working coordinates. Elsewhere they are the family's own.
+
+    Parameters
+    ----------
+    weights, bias : Tensor, shape (k, d) and (k,), optional
+        Of the product, in the dtype of the rows.
+    kernel : Kernel, optional
+        The family's pass.
+    constant : float
+        What it adds to every score.
+    size : float
+        Of the squares that scores are the difference of.
+    """
+
+    weights: Tensor | None
+    bias: Tensor | None
+    kernel: Kernel[GaussianTiedSphericalParams, Moments] | None
+    constant: float
+    size: float
+
+    @classmethod
+    def of(cls, problem: LloydProblem, params: GaussianTiedSphericalParams, log_weights: Tensor) -> _Nearness:
+        """Return the cheapest way that keeps within the tolerance of a fit."""
+        centres, frame, dtype = params.means, problem.frame, problem.source.dtype
+        tolerance = FIT_TOLERANCE[dtype]
+        half_squares = 0.5 * centres.square().sum(1)
+        weights = centres * frame.scale
+        bias = -(weights @ frame.shift) - half_squares
+        typical = problem.magnitude / frame.scale + frame.shift.abs()
+        size = float((weights.abs() @ typical + bias.abs()).amax())
+        kind, scale = torch.finfo(dtype), float(frame.scale[0])
+        # Of very large or small units the weights would be subnormal, or their products overflow.
+        if size * kind.eps <= tolerance and kind.tiny**0.25 < scale < kind.tiny**-0.25:
+            return cls(weights.to(dtype), bias.to(dtype), None, 0.0, 2.0 * size)
+        setting = PassSetting(dtype, problem.workspace, problem.magnitude, tolerance, column_major=False)
+        kernel = problem.family.kernel(params, log_weights, setting)
+        constant = float(log_weights[0]) - 0.5 * centres.shape[1] * LOG_2PI
+        return cls(None, None, kernel, constant, 2.0 * float(half_squares.amax()))
+
+    def scores(self, x: Tensor, frame: Frame, squares: Tensor) -> tuple[Tensor, Tensor]:
+        """Return s, shape (n, k), and l, shape (n,)."""
+        if self.kernel is None:
+            assert self.weights is not None
+            assert self.bias is not None
+            return biased_product(x, self.weights.T, self.bias), squares
+        rows = self.kernel.expand(x, frame)
+        scores = self.kernel.log_joint(rows)
+        level = squares.to(scores.dtype).add(2.0 * self.constant)
+        if self.kernel.row_offset(rows) is None:  # the scores hold -|z|^2 / 2 already
+            level = torch.full_like(level, 2.0 * self.constant)
+        return scores, level
+
+
 @dataclass(frozen=True)
 class _Visit:
-    """One pass's work on a block of rows."""
+    """One pass's work on the rows that it has to look at."""
 
     problem: LloydProblem
     memory: _Memory
-    kernel: Kernel[GaussianTiedSphericalParams, Moments]
-    moves: Tensor
-    farthest: Tensor
-    constant: float
-    centres: Tensor
-    chunk: int
+    nearness: _Nearness
+    everyone: bool
 
-    def __call__(self, block: Block) -> Moments:
-        """Return what the block adds to the sums, its notes brought up to date."""
-        memory, part = self.memory, slice(block.start, block.stop)
-        labels, upper, lower = memory.labels[part], memory.upper[part], memory.lower[:, part]
-        seen = math.isfinite(float(upper[0]))
-        if seen:
-            # Rounded outwards, so that bounds stay bounds however many moves they add up.
-            upper.add_(self.moves.index_select(0, labels)).mul_(1 + _eps(upper))
-            lower.sub_(self.farthest).mul_(1 - _eps(lower))
-        total = _nothing(self.centres)
-        for active in torch.nonzero(upper >= lower.amin(0))[:, 0].split(self.chunk):
-            if len(active):
-                self._look(block, active, seen, total)
-        return total
+    def __call__(self, pieces: Sequence[Tensor]) -> Moments | None:
+        """Return how the rows change the sums, if they do, their notes brought up to date."""
+        total: list[Moments] = []
+        for active in pieces:
+            self._look(active, total)
+        return total[0] if total else None
 
-    def _look(self, block: Block, active: Tensor, seen: bool, total: Moments) -> None:
+    def _look(self, active: Tensor, total: list[Moments]) -> None:
         """Give active rows their labels and exact bounds, and move those that change from sum to sum."""
-        memory, part = self.memory, slice(block.start, block.stop)
-        labels, upper, lower = memory.labels[part], memory.upper[part], memory.lower[:, part]
-        offsets = memory.offsets[part]
-        first, last = int(active[0]), int(active[-1])
-        if last - first + 1 == len(active):
-            x = block.x[first : last + 1]
+        memory, source = self.memory, self.problem.source
+        assert isinstance(source, TensorSource)
+        if self.everyone:
+            part = slice(int(active[0]), int(active[-1]) + 1)
+            x, labels, squares = source.x[part], memory.labels[part], memory.squares[part]
+            if int(labels[0]) < 0:
+                self._measure(x, squares)
         else:
-            shape = len(active), block.x.shape[1]
-            x = self.problem.workspace.take("gathered", *shape, block.x.dtype, block.x.device)
-            torch.index_select(block.x, 0, active, out=x)
-        rows = self.kernel.expand(x, self.problem.frame)
-        scores = self.kernel.log_joint(rows)
+            x = self.problem.workspace.take(
+                "gathered", len(active), source.n_features, source.dtype, source.device
+            )
+            torch.index_select(source.x, 0, active, out=x)
+            labels, squares = memory.labels[active], memory.squares[active]
+        scores, level = self.nearness.scores(x, self.problem.frame, squares)
         fresh = rowwise_argmax(scores)
-        if seen:
-            offset = offsets[active]
-        else:
-            own = self.kernel.row_offset(rows)
-            offset = scores.new_zeros(len(active)) if own is None else own
-            offsets[active] = offset.to(offsets.dtype)
-        self._note(active, scores, offset, fresh, upper, lower)
-        before = labels[active]
-        changed = torch.nonzero(before != fresh)[:, 0]
+        self._note(active, scores, level, fresh)
+        changed = torch.nonzero(labels != fresh)[:, 0]
         if len(changed) == 0:
             return
-        before, after, moved = before[changed].long(), fresh[changed], active[changed]
-        labels[moved] = after.to(labels.dtype)
-        weights = None if block.weights is None else block.weights[moved].to(torch.float64)
-        gone = self.problem.frame.apply(x[changed].to(torch.float64))
-        _move(gone, weights, before, after, total)
+        if not total:
+            total.append(_nothing(memory.centres))
+        for some in changed.split(max(1, _WIDE_BYTES // (8 * source.n_features))):
+            moved, before, after = active[some], labels[some].long(), fresh[some]
+            gone = self.problem.frame.apply(x[some].to(torch.float64))
+            weights = None if source.weights is None else source.weights[moved].to(torch.float64)
+            _move(gone, weights, before, after, total[0])
+        memory.labels[active] = fresh.to(memory.labels.dtype)
 
-    def _note(
-        self,
-        active: Tensor,
-        scores: Tensor,
-        offset: Tensor,
-        fresh: Tensor,
-        upper: Tensor,
-        lower: Tensor,
-    ) -> None:
+    def _measure(self, x: Tensor, squares: Tensor) -> None:
+        """Write |z|^2 of rows seen for the first time."""
+        size = max(1, _WIDE_BYTES // (8 * x.shape[1]))
+        for rows, out in zip(x.split(size), squares.split(size), strict=True):
+            out.copy_(self.problem.frame.apply(rows.to(torch.float64)).square_().sum(1))
+
+    def _note(self, active: Tensor, scores: Tensor, level: Tensor, fresh: Tensor) -> None:
         """Write exact bounds of the active rows; ``scores`` is overwritten."""
-        # |z - a|^2 = -2 (log p(z, k) - c), the row's own square being in the offset.
-        level = -2.0 * (offset - self.constant)
-        slack = _ROUNDING * _eps(scores) * (level.abs() + float(self.centres.square().sum(1).amax()))
+        memory, sizes = self.memory, self.memory.sizes
+        slack = _ROUNDING * _eps(scores) * (level.abs() + self.nearness.size)
         best = scores.gather(1, fresh[:, None])[:, 0]
-        upper[active] = (level - 2.0 * best + slack).clamp_min_(0).sqrt_().to(upper.dtype)
+        upper = (level + slack).sub_(best, alpha=2.0).clamp_min_(0).sqrt_().to(memory.upper.dtype)
         scores.scatter_(1, fresh[:, None], -math.inf)
-        sizes = self.memory.sizes
-        parts = (scores,) if len(sizes) == 1 else scores.index_select(1, self.memory.order).split(sizes, 1)
+        parts = (scores,) if len(sizes) == 1 else scores.index_select(1, memory.order).split(sizes, 1)
         nearest = torch.stack([part.amax(1) for part in parts])
-        lower[:, active] = (level - slack - 2.0 * nearest).clamp_min_(0).sqrt_().to(lower.dtype)
+        lower = (level - slack).sub(nearest, alpha=2.0).clamp_min_(0).sqrt_().to(memory.lower.dtype)
+        if self.everyone:
+            part = slice(int(active[0]), int(active[-1]) + 1)
+            memory.upper[part], memory.lower[:, part] = upper, lower
+        else:
+            memory.upper[active] = upper
+            memory.lower[:, active] = lower
 
 
 def _move(rows: Tensor, weights: Tensor | None, before: Tensor, after: Tensor, total: Moments) -> None:

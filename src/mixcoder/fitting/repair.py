@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mixcoder._typing import HardCode
-from mixcoder.components.base import Family, Params
+from mixcoder.components.base import Kernel, Params, PassSetting
 from mixcoder.encoders import Encoder
-from mixcoder.fitting.em import Problem, Totals
+from mixcoder.fitting.em import FIT_TOLERANCE, Problem, Totals
 from mixcoder.ops.frame import Frame
 from mixcoder.sources import Block
 from mixcoder.statistics import Statistics
@@ -97,25 +97,31 @@ def _worst_rows(
     problem: Problem, params: Params, log_weights: Tensor, encoder: Encoder, n_rows: int
 ) -> _Worst:
     """Return the rows with the lowest bound."""
-    look = _Look(problem.family, problem.frame, params, log_weights, encoder, n_rows)
-    return problem.source.map_reduce(look, 4096)
+    setting = PassSetting(
+        torch.float64,
+        problem.workspace.child("worst rows"),
+        problem.magnitude,
+        FIT_TOLERANCE[torch.float64],
+        column_major=False,
+    )
+    kernel = problem.family.kernel(params, log_weights, setting)
+    return problem.source.map_reduce(_Look(kernel, problem.frame, encoder, n_rows), 4096)
 
 
 @dataclass(frozen=True)
 class _Look:
     """The worst rows of a block."""
 
-    family: Family[Any, Any]
+    kernel: Kernel[Any, Any]
     frame: Frame
-    params: Params
-    log_weights: Tensor
     encoder: Encoder
     n_rows: int
 
     def __call__(self, block: Block) -> _Worst:
-        rows = self.frame.apply(block.x.double())
-        log_joint = self.family.log_likelihood(self.params, rows) + self.log_weights
-        bound = self.encoder.encode_with_bound_(log_joint)[1]
+        rows = self.kernel.expand(block.x, self.frame)
+        bound = self.encoder.encode_with_bound_(self.kernel.log_joint(rows))[1]
+        offset = self.kernel.row_offset(rows)
+        bound = bound if offset is None else bound + offset
         if block.weights is not None:
             bound = torch.where(block.weights > 0, bound, torch.inf)
         lowest, index = torch.topk(bound, min(self.n_rows, len(bound)), largest=False)

@@ -38,19 +38,44 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     tensor([[1.],
             [2.]])
     """
-    if (
-        a.dtype == torch.float32
-        and a.device.type == "cpu"
-        and a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE
-        and min(a.shape[0], a.shape[1], b.shape[1]) >= _NARROW
-        and prefers_onednn()
-    ):
+    if _is_large(a, b):
         # What is to be stored column by column is the transpose of a product stored row by row. A sum over
         # many rows is up to two thirds faster with the longer of the outer sides last (measured).
         if not out.is_contiguous() or a.shape[1] > a.shape[0] > b.shape[1]:
             return torch.ops.mkldnn._linear_pointwise.default(b.T, a, None, "none", [], "").T
         return torch.ops.mkldnn._linear_pointwise.default(a, b.T, None, "none", [], "")
     return torch.mm(a, b, out=out)
+
+
+def biased_product(a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
+    """Return ``a @ b + bias`` in memory of its own, stored row by row, by the same libraries.
+
+    Parameters
+    ----------
+    a : Tensor, shape (n, f)
+    b : Tensor, shape (f, k)
+    bias : Tensor, shape (k,)
+
+    Examples
+    --------
+    >>> biased_product(torch.eye(2), torch.tensor([[1.0], [2.0]]), torch.tensor([10.0]))
+    tensor([[11.],
+            [12.]])
+    """
+    if _is_large(a, b):
+        return torch.ops.mkldnn._linear_pointwise.default(a, b.T, bias, "none", [], "")
+    return torch.addmm(bias, a, b)
+
+
+def _is_large(a: Tensor, b: Tensor) -> bool:
+    """Return whether a product goes to oneDNN."""
+    return (
+        a.dtype == torch.float32
+        and a.device.type == "cpu"
+        and a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE
+        and min(a.shape[0], a.shape[1], b.shape[1]) >= _NARROW
+        and prefers_onednn()
+    )
 
 
 @functools.cache
