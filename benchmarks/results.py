@@ -10,7 +10,7 @@ import sklearn
 import torch
 
 TARGET = Path(__file__).parent / "RESULTS.md"
-ORDER = ("em", "fit", "kmeans", "starts", "memory", "fashion")
+ORDER = ("em", "fit", "kmeans", "starts", "memory", "scale-memory", "scale-workers", "scale-kills", "fashion")
 
 
 def write_sections(written: dict[str, str]) -> None:
