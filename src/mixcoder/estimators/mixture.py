@@ -215,7 +215,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self.lower_bound_ = result.bound
         self.lower_bounds_ = list(result.history.bound)
         sums = result.statistics
-        self._pending = None
+        self._let_wait(None)
         self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight).contiguous()
         task.close()
         self._report(result)
@@ -247,7 +247,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             source, unit = self._source(X, sample_weight, reset=fitted is None, min_rows=1)
             stream = self._first_stream(source) if fitted is None else self._resumed_stream(source, fitted)
             stream = stream.step(source, maximize=maximize, unit=unit)
-            self._pending = stream.pending
+            self._let_wait(stream.pending)
             self._sums = None if stream.average is None else stream.average.contiguous()
             self.model_ = stored(stream.model)
             self.n_iter_ = stream.n_steps
@@ -257,6 +257,13 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             self.lower_bounds_ = list(stream.bounds)
             self.history_ = {"bound": list(stream.bounds)}
         return self
+
+    def _let_wait(self, pending: Totals | None) -> None:
+        """Keep sums that wait; where none do, no attribute tells that there were some."""
+        if pending is None:
+            self.__dict__.pop("_pending", None)
+        else:
+            self._pending = pending
 
     def _resumed_stream(self, source: Source, fitted: MixtureAutoencoder) -> Stream:
         self._checked_range(source, fitted.family)
