@@ -10,7 +10,10 @@ import sklearn
 import torch
 
 TARGET = Path(__file__).parent / "RESULTS.md"
-ORDER = ("em", "fit", "kmeans", "starts", "memory", "scale-memory", "scale-workers", "scale-kills", "fashion")
+ORDER = (
+    *("em", "fit", "bayes", "kmeans", "starts", "memory"),
+    *("scale-memory", "scale-workers", "scale-kills", "fashion", "missing"),
+)
 
 
 def write_sections(written: dict[str, str]) -> None:

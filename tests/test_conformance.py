@@ -501,9 +501,10 @@ def test_a_planted_bug_in_a_family_is_caught(family):
     assert not caught & UNTOUCHED.get(family, set())
 
 
-def test_a_missing_two_pi_is_seen_by_the_density_alone():
+def test_a_missing_two_pi_is_seen_by_the_density_and_by_what_is_seen_of_whole_rows():
     assert broken(family_checks([WithoutTwoPi], encoders=[Posterior(), Argmax()])) == {
-        "the_density_sums_to_one"
+        "the_density_sums_to_one",
+        "whole_rows_are_observed_as_they_are",
     }
 
 

@@ -8,11 +8,13 @@ __version__ = "0.1.0"
 
 # Importing torch and scikit-learn takes a second; a name is imported when it is first used.
 _HOMES = {
+    "BayesianGaussianMixture": "mixcoder.estimators",
     "FactorAnalyzerMixture": "mixcoder.estimators",
     "GaussianMixture": "mixcoder.estimators",
     "KMeans": "mixcoder.estimators",
     "Mixture": "mixcoder.estimators",
     "MixtureAutoencoder": "mixcoder.autoencoder",
+    "ModelAverage": "mixcoder.estimators",
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
     "engine": "mixcoder.engines",
@@ -22,11 +24,13 @@ _HOMES = {
 _MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
 
 __all__ = [
+    "BayesianGaussianMixture",
     "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",
     "Mixture",
     "MixtureAutoencoder",
+    "ModelAverage",
     "PPCAMixture",
     "ParametricEmbedding",
     "__version__",
@@ -46,10 +50,12 @@ if TYPE_CHECKING:
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.engines import engine
     from mixcoder.estimators import (
+        BayesianGaussianMixture,
         FactorAnalyzerMixture,
         GaussianMixture,
         KMeans,
         Mixture,
+        ModelAverage,
         ParametricEmbedding,
         PPCAMixture,
         load,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
 from mixcoder.components.base import Family, Kernel, Params, PassSetting
+from mixcoder.components.observed import observed_parts
 from mixcoder.encoders import Argmax, Encoder
 from mixcoder.encoders.argmax import rowwise_argmax
 from mixcoder.ops.frame import Frame
@@ -24,6 +25,9 @@ from mixcoder.sources import Block, Source, TensorSource
 _REPORT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 _SUM_TOLERANCE = 1e-8
+
+# Rows that are completed at a time.
+_COMPLETE_ROWS = 8192
 
 # Squares of whitened rows this far out, in working units, are still numbers.
 _HORIZON = 1e140
@@ -246,20 +250,59 @@ class MixtureAutoencoder:
             # Rows so far out that their squares overflow give infinities here: take the long way.
             lost = ~log_joint[:, used].isfinite()
             if bool(lost.any()):
-                exact = self._log_joint_from_afar(block.x[lost])
-                level = exact.amax(1)
-                log_joint[lost] = (exact - level[:, None]).to(log_joint.dtype)
+                exact, level = self._log_joint_the_long_way(block.x[lost])
+                log_joint[lost] = exact.to(log_joint.dtype)
                 offset = log_joint.new_zeros(len(log_joint)) if offset is None else offset
                 offset = offset.masked_scatter(lost, level.clamp_min(lowest).to(offset.dtype))
             write(block, log_joint, None if offset is None else offset.clamp_min(lowest))
 
         source.map_rows(visit, rows)
 
-    def _log_joint_from_afar(self, x: Tensor) -> Tensor:
-        """Return log pi_k + log p(z_n | k) in float64; a row beyond all horizons is seen on its horizon."""
+    def _log_joint_the_long_way(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log pi_k + log p(z_n | k) in float64 less its largest, shape (n, k), and that, shape (n,).
+
+        A row beyond all horizons is seen on its horizon; missing entries, NaN, are integrated out.
+        """
         rows = self.frame.apply(x.to(torch.float64)).clamp_(-1e300, 1e300)
-        rows *= (_HORIZON / rows.abs().amax(1, keepdim=True)).clamp_max(1.0)
-        return self.family.log_likelihood(self.params, rows) + self.log_weights
+        missing = rows.isnan()
+        rows *= (_HORIZON / rows.abs().nan_to_num_(nan=0.0).amax(1, keepdim=True)).clamp_max(1.0)
+        if not bool(missing.any()):
+            exact = self.family.log_likelihood(self.params, rows) + self.log_weights
+            level = exact.amax(1)
+            return exact - level[:, None], level
+        exact = rows.new_empty(len(rows), self.n_components)
+        for index, seen in observed_parts(self.family, self.params, rows):
+            exact[index] = seen.log_likelihood + self.log_weights
+        level = exact.amax(1)
+        # The caller adds the units of all columns: those that are missing have none.
+        return exact - level[:, None], level - missing.to(rows.dtype) @ self.frame.scale.log()
+
+    def complete(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        r"""Return the rows with each missing entry, NaN, filled in, in the dtype of ``x``, shape (n, d).
+
+        By its posterior mean, :math:`\sum_k p(k|x_a)\, E[x_b | x_a, k]`; with a generator by a draw from
+        :math:`p(x_b | x_a)`: a component, then what it generates given what is seen. What is there stays as it is.
+        A row without any entry is the mean of the mixture, or a draw from it. Working memory does not depend on the
+        number of rows.
+        """
+        filled = x.clone()
+        for block in TensorSource(x).blocks(_COMPLETE_ROWS):
+            some = block.x.isnan().any(1).nonzero()[:, 0]
+            if not len(some):
+                continue
+            rows = self.frame.apply(block.x[some].double()).clamp_(-_HORIZON, _HORIZON)
+            for index, seen in observed_parts(self.family, self.params, rows):
+                code = torch.softmax(seen.log_likelihood + self.log_weights, 1)
+                if generator is None:
+                    guess = seen.expected(code)
+                else:
+                    drawn = torch.multinomial(code, 1, generator=generator)[:, 0]
+                    guess = seen.sample(drawn, generator)
+                place = some[index]
+                known = ~block.x[place].isnan()
+                guess = self.frame.undo(guess).to(x.dtype)
+                filled[block.start + place] = torch.where(known, block.x[place], guess)
+        return filled
 
 
 def code_length(code: Code, log_weights: Tensor) -> Tensor:

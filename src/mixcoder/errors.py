@@ -30,6 +30,7 @@ __all__ = [
     "DataTypeError",
     "DegenerateComponentWarning",
     "DegenerateFeatureWarning",
+    "EmptyRowWarning",
     "EngineError",
     "EngineLostError",
     "EngineStalledError",
@@ -101,6 +102,10 @@ class DegenerateFeatureWarning(UserWarning):
 
 class PrecisionWarning(UserWarning):
     """Issued when results keep fewer digits than their type suggests, as in an ill-conditioned covariance."""
+
+
+class EmptyRowWarning(UserWarning):
+    """Issued when rows hold no value at all and are left out of a fit; says how many."""
 
 
 class OverfitWarning(UserWarning):

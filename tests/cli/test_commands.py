@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import pty
 import re
@@ -150,7 +151,7 @@ def test_warnings_are_lines_on_stderr(mixcoder, data):
         ("fit rows.csv -k 181", 3, "180 rows"),
         ("fit rows.csv -k 2 --columns height,depth", 3, "depth"),
         ("fit rows.csv -k 2 --weights depth", 3, "depth"),
-        ("fit holes.csv -k 1", 3, "row 1 (from 0), column 'b' is a missing value"),
+        ("fit holes.csv -k 1 --model kmeans", 3, "row 1 (from 0), column 'b' is a missing value"),
         ("fit text.csv -k 1", 3, "line 3, column 'b'"),
         ("fit weights.csv -k 1 --weights w", 3, "row 1 (from 0), column 'w': -1.0"),
         ("fit one.csv -k 1", 3, "1 row"),
@@ -399,11 +400,11 @@ def test_check_accepts_good_rows(ask, mixcoder, data):
 @pytest.mark.parametrize(
     ("text", "options", "problem"),
     [
-        ("a,b\n1,2\n3,\n5,\n", "", "column 'b' has 2 missing cells, first at row 1"),
+        ("a,b\n1,\n3,\n5,\n", "", "column 'b' holds no value at all"),
         ("a,b\n1,2\n3,-inf\n5,6\n", "", "column 'b' has 1 infinite cell, first at row 1"),
         ("a,b\n1,2\n3,x\n5,6\n", "", "column 'b' has 1 cell that is not a number ('x', first at line 3)"),
         ("a,b\n1,2\n3,4\n", "-k 3", "2 rows are too few for 3 components"),
-        ("a,b,c\n1,,\n3,4,\n", "", "2 columns (b, c); the first, 'b', has 1 missing cell, first at row 0"),
+        ("a,b,c\n1,,\n3,,\n", "", "2 columns (b, c); the first, 'b', holds no value at all"),
     ],
 )
 def test_check_finds_what_a_fit_refuses(ask, mixcoder, here, text, options, problem):
@@ -422,6 +423,7 @@ def test_check_finds_what_a_fit_refuses(ask, mixcoder, here, text, options, prob
     [
         ({"a": [1, 2, 3, 4], "b": [7, 7, 7, 7]}, "column 'b' is constant (7)"),
         ({"a": [0.1, 0.1, 0.1], "b": [1, 2, 3]}, "column 'a' is constant"),
+        ({"a": [1.0, math.nan, math.nan], "b": [1, 2, 3]}, "column 'a' has 2 missing cells, first at row 1"),
         ({"a": [1e6 + 1, 1e6 + 2, 1e6 + 3]}, "float32 would lose its digits"),
         ({"a": [1e15 + 1, 1e15 + 2, 1e15 + 3]}, "float64 has lost its digits"),
         ({"a": [1e200, -1e200, 0]}, "above 1e18"),
@@ -442,7 +444,7 @@ def test_check_looks_at_the_columns_chosen_only(ask, here):
 
 def test_check_counts_duplicates(ask, here):
     write_table("t.npy", np.array([[1.0, 0.0], [1.0, -0.0], [np.nan, 1.0], [-np.nan, 1.0], [2.0, 2.0]]))
-    record = ask("check t.npy -k 1", code=3)
+    record = ask("check t.npy -k 1")
     assert (record["distinct_rows"], record["duplicate_rows"]) == (3, 2)
 
 
@@ -561,6 +563,7 @@ def test_demo_without_fashion_mnist_names_its_package(mixcoder, here):
         "encode model.mixcoder rows.csv -o there.npy",
         "decode model.mixcoder codes.csv -o there.npy",
         "score model.mixcoder rows.csv -o there.npy",
+        "impute rows.csv -m model.mixcoder -o there.npy",
         "sample model.mixcoder -o there.npy",
         "sample model.mixcoder -o other.npy --codes there.npy",
     ],

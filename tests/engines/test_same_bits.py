@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import mixcoder
 from mixcoder.encoders import Argmax, Posterior, Tempered
-from mixcoder.errors import DataError, DegenerateComponentWarning
+from mixcoder.errors import DataError, DegenerateComponentWarning, EmptyRowWarning
 from mixcoder.estimators.mixture import families
 
 ENGINES = ["serial", "processes", "dask"]
@@ -55,6 +55,7 @@ def fitted(make, rows, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", DegenerateComponentWarning)
+        warnings.simplefilter("ignore", EmptyRowWarning)
         return make().fit(rows, **options)
 
 
@@ -124,6 +125,109 @@ def test_linear_mixtures(elsewhere, table, kind):
         require_same(here, fitted(make, table))
 
 
+def every_family_that_may_miss_entries():
+    for name, family in families().items():
+        for place, (example, params) in enumerate(family.examples()):
+            if example.marginalizes:
+                yield pytest.param(example, params, id=f"{name}-{place}")
+
+
+def with_gaps(x, share=0.2):
+    gone = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < share
+    gone[7] = True
+    return x.masked_fill(gone, torch.nan)
+
+
+@pytest.mark.parametrize(("family", "params"), list(every_family_that_may_miss_entries()))
+def test_every_family_with_missing_entries(elsewhere, family, params):
+    generator = torch.Generator().manual_seed(3)
+    x = with_gaps(family.sample(params, torch.arange(1200) % params.n_components, generator).double())
+    make = lambda: mixcoder.Mixture(family, 2, random_state=0, max_iter=3, tol=0)  # noqa: E731
+    here = fitted(make, x)
+    with elsewhere():
+        require_same(here, fitted(make, x))
+
+
+@pytest.mark.parametrize("start", ["kmeans", "k-means++", "random", "random_from_data", "labels"])
+def test_every_start_with_missing_entries(elsewhere, table, start):
+    x = with_gaps(torch.from_numpy(table[:6000])).numpy()
+    how = np.arange(len(x)) % 4 if start == "labels" else start
+    make = lambda: mixcoder.GaussianMixture(  # noqa: E731
+        4, covariance_type="diag", init_params=how, random_state=0, max_iter=3
+    )
+    here = fitted(make, x)
+    with elsewhere():
+        require_same(here, fitted(make, x))
+
+
+def test_missing_entries_in_files_in_batches_and_in_lost_components(elsewhere, table, tmp_path):
+    x = with_gaps(torch.from_numpy(table[:6000])).numpy()
+    for i, piece in enumerate(np.array_split(x, 3)):
+        np.save(tmp_path / f"{i}.npy", piece)
+    files = mixcoder.open_blocks(tmp_path)
+    far = [[0.0] * 3, [1e3] * 3, [-1e3] * 3]
+    makes = [
+        lambda: mixcoder.GaussianMixture(4, random_state=0, max_iter=3),
+        lambda: mixcoder.GaussianMixture(
+            3, means_init=far, weights_init=[1 / 3] * 3, precisions_init=np.stack([np.eye(3)] * 3), max_iter=4
+        ),
+    ]
+    stepwise = [mixcoder.GaussianMixture(4, covariance_type="tied", random_state=0) for _ in range(2)]
+    for make in makes:
+        here = fitted(make, x)
+        with elsewhere():
+            require_same(here, fitted(make, files))
+    assert here.history_["events"]
+    for batch in np.array_split(x, 3):
+        stepwise[0].partial_fit(batch)
+        with elsewhere():
+            stepwise[1].partial_fit(batch)
+    require_same(*stepwise)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight_concentration_prior_type": "dirichlet_distribution", "temperature": 0.0},
+        {"posterior_temperature": 0.5, "init_params": "k-means++", "acceleration": "squarem"},
+    ],
+    ids=["process", "dirichlet-hard", "tempered"],
+)
+def test_variational_bayes(elsewhere, table, covariance_type, options):
+    make = lambda: mixcoder.BayesianGaussianMixture(  # noqa: E731
+        6, covariance_type=covariance_type, random_state=0, max_iter=5, **options
+    )
+    weights = np.random.default_rng(1).uniform(0.5, 2.0, len(table))
+    here = fitted(make, table, sample_weight=weights)
+    with elsewhere():
+        there = fitted(make, table, sample_weight=weights)
+    require_same(here, there)
+    for name in (
+        "_mean_precisions",
+        "_degrees_of_freedom",
+        "_concentrations",
+        "_mean_prior",
+        "_covariance_prior",
+    ):
+        assert torch.equal(getattr(here, name), getattr(there, name))
+
+
+def test_k_means_in_this_process_to_the_bit(table):
+    """Rows are remembered one by one in threads and in series alike."""
+    for x in (table, table.astype(np.float32)):
+        make = lambda: mixcoder.KMeans(9, random_state=0, tol=0, max_iter=30)  # noqa: E731
+        torch.set_num_threads(2)
+        here = fitted(make, x)
+        with mixcoder.engine("serial"):
+            there = fitted(make, x)
+        assert np.array_equal(here.cluster_centers_, there.cluster_centers_)
+        assert np.array_equal(here.labels_, there.labels_)
+        assert here.inertia_ == there.inertia_
+        assert here.history_["bound"] == there.history_["bound"]
+
+
 def test_k_means_to_rounding_and_from_files_to_the_bit(elsewhere, table, tmp_path):
     make = lambda: mixcoder.KMeans(4, random_state=0)  # noqa: E731
     np.save(tmp_path / "x.npy", table)
@@ -162,7 +266,7 @@ def test_lost_components_are_repaired_alike(elsewhere):
 
 def test_what_is_wrong_with_rows_is_said_alike(elsewhere, table, tmp_path):
     bad = table.copy()
-    bad[17_000, 1] = np.nan
+    bad[17_000, 1] = np.inf
     np.save(tmp_path / "x.npy", bad)
     model = mixcoder.GaussianMixture(2, random_state=0).fit(table)
     before = model.means_.copy()

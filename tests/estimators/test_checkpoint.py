@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 import mixcoder
 from mixcoder import modelfile
 from mixcoder.encoders import Tempered
-from mixcoder.errors import CorruptModelError, DataChangedError, FitError
+from mixcoder.errors import CorruptModelError, DataChangedError, EmptyRowWarning, FitError
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ class Stop(Exception):
 def fit(model, x, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", EmptyRowWarning)
         return model.fit(x, **options)
 
 
@@ -42,7 +43,7 @@ def interrupted_after(monkeypatch, n_passes, error=Stop):
     """Make the pass after some passes over the rows fail."""
     from mixcoder.fitting.em import Problem
 
-    left, real = [n_passes], Problem._pass
+    left, real = [n_passes], Problem.totals
 
     def counted(self, *args):
         if self.source.n_rows > 1000:
@@ -51,7 +52,7 @@ def interrupted_after(monkeypatch, n_passes, error=Stop):
                 raise error
         return real(self, *args)
 
-    monkeypatch.setattr(Problem, "_pass", counted)
+    monkeypatch.setattr(Problem, "totals", counted)
 
 
 def require_same(one, two):
@@ -76,14 +77,27 @@ MODELS = {
     ),
     "student": mixcoder.Mixture("student_t", 4, random_state=0, max_iter=25, tol=0),
     "planes": mixcoder.PPCAMixture(3, 1, random_state=0, max_iter=20, tol=0),
+    "posterior": mixcoder.BayesianGaussianMixture(6, random_state=0, max_iter=20, tol=0, n_init=2),
+    "sticks": mixcoder.BayesianGaussianMixture(
+        6, covariance_type="tied", init_params="random_from_data", n_init=3, random_state=0, max_iter=9
+    ),
+    "missing": mixcoder.GaussianMixture(4, random_state=0, max_iter=12, tol=0),
+    "missing, tied": mixcoder.GaussianMixture(
+        4, covariance_type="tied", init_params="random", n_init=2, random_state=0, max_iter=8
+    ),
     "k-means": mixcoder.KMeans(7, random_state=0, n_init=3, init="random", tol=1e-9),
 }
+
+
+PRIORS = (mixcoder.GaussianMixture, mixcoder.BayesianGaussianMixture)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_resumed_fit_ends_with_the_same_bits(name, x, tmp_path, monkeypatch):
     """Interrupted again and again, at every pass that a generator of random moments chooses."""
     path, model = tmp_path / "run.checkpoint", MODELS[name]
+    if name.startswith("missing"):
+        x = np.where(np.random.default_rng(1).uniform(size=x.shape) < 0.2, np.nan, x)
     if model.random_state is None:
         # The seed of the first try is that of all: what it would have given without interruption is not known.
         np.random.seed(3)  # noqa: NPY002
@@ -143,6 +157,20 @@ def test_the_last_two_are_kept_and_the_newest_whole_one_is_taken(x, tmp_path, mo
     with pytest.raises(CorruptModelError):
         fit(clone(model), x, checkpoint=path, resume=True)
     assert path.read_bytes() == bytes(damaged)
+
+
+def test_against_a_prior_the_scale_of_the_weights_matters(x, tmp_path):
+    path, weights = tmp_path / "c", np.full(len(x), 2.0)
+    free, bound = (kind(4, random_state=0, tol=0, max_iter=4) for kind in PRIORS)
+    for model in (free, bound):
+        fit(clone(model), x, checkpoint=path, checkpoint_every=0, sample_weight=weights)
+        again = fit(clone(model), x, checkpoint=path, resume=True, sample_weight=weights)
+        require_same(fit(clone(model), x, sample_weight=weights), again)
+        if model is bound:
+            with pytest.raises(DataChangedError, match="other rows"):
+                fit(clone(model), x, checkpoint=path, resume=True, sample_weight=2 * weights)
+        else:
+            require_same(again, fit(clone(model), x, checkpoint=path, resume=True, sample_weight=2 * weights))
 
 
 def test_other_rows_or_parameters_are_refused_and_nothing_is_written(x, tmp_path):

@@ -42,6 +42,29 @@ def test_chunks_are_cut_again_at_the_blocks_of_memory(x, chunks):
     require_same(make().fit(narrow), make().fit(da.from_array(narrow, chunks=chunks)))
 
 
+def test_missing_entries_of_chunks_are_integrated_out_and_imputed_when_asked_for(x):
+    gone = np.where(np.random.default_rng(1).uniform(size=x.shape) < [0.2, 0.4, 0.0], np.nan, x)[:4000]
+    lazy = da.from_array(gone, chunks=(700, 3))
+    here, there = make().fit(gone), make().fit(lazy)
+    require_same(here, there)
+    filled = there.impute(lazy)
+    assert isinstance(filled, da.Array)
+    assert filled.shape == gone.shape
+    assert np.allclose(filled.compute(), here.impute(gone), rtol=1e-12)
+    assert np.allclose(there.score_samples(lazy).compute(), here.score_samples(gone), rtol=1e-12)
+
+
+def test_a_posterior_of_chunks(x):
+    lazy = da.from_array(x, chunks=(700, 3))
+    here, there = (
+        mixcoder.BayesianGaussianMixture(5, tol=1.0, random_state=0).fit(rows) for rows in (x, lazy)
+    )
+    require_same(here, there)
+    predictive = there.log_predictive(lazy)
+    assert isinstance(predictive, da.Array)
+    assert np.allclose(predictive.compute(), here.log_predictive(x), rtol=1e-12)
+
+
 def test_sizes_that_are_not_known_are_counted(x):
     lazy = da.from_array(x, chunks=(1000, 3))
     lazy = lazy[lazy[:, 0] > 0]

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from mixcoder import FactorAnalyzerMixture, GaussianMixture, KMeans, Mixture, PPCAMixture
+from mixcoder import (
+    BayesianGaussianMixture,
+    FactorAnalyzerMixture,
+    GaussianMixture,
+    KMeans,
+    Mixture,
+    PPCAMixture,
+)
 from mixcoder.components import PPCA, FactorAnalyzer, GaussianTiedSpherical, StudentT
 from mixcoder.encoders import Argmax, Tempered
 
@@ -35,6 +42,14 @@ GAUSSIAN_MIXTURES = [
     GaussianMixture(2, reg_covar=1e-6, acceleration="none"),
     GaussianMixture(2, covariance_type="spherical", warm_start=True, max_iter=2),
 ]
+BAYESIAN = [
+    BayesianGaussianMixture(),
+    *(BayesianGaussianMixture(2, covariance_type=covariance) for covariance in COVARIANCES[:4]),
+    *(BayesianGaussianMixture(2, posterior_temperature=temperature) for temperature in (0.0, 0.5)),
+    BayesianGaussianMixture(3, weight_concentration_prior_type="dirichlet_distribution", temperature=0.0),
+    BayesianGaussianMixture(2, covariance_type="diag", precision_prior_type="gamma", init_params="kmeans"),
+    BayesianGaussianMixture(2, init_params="random", reg_covar=1e-6, max_iter=3),
+]
 MIXTURES = [
     Mixture(n_components=2),
     Mixture("gaussian_diagonal", 2, temperature=0.0),
@@ -51,6 +66,6 @@ MIXTURES = [
 ]
 
 
-@parametrize_with_checks([*K_MEANS, *GAUSSIAN_MIXTURES, *MIXTURES])
+@parametrize_with_checks([*K_MEANS, *GAUSSIAN_MIXTURES, *BAYESIAN, *MIXTURES])
 def test_scikit_learn_finds_nothing_to_object_to(estimator, check):
     check(estimator)

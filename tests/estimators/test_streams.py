@@ -51,6 +51,26 @@ def test_batches_that_wait_for_each_other_are_one_iteration_of_em(x, n_batches, 
     assert np.allclose(model.lower_bounds_, longer.lower_bounds_, rtol=1e-10)
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+def test_batches_that_wait_may_miss_entries(x, covariance_type):
+    gone = np.random.default_rng(1).uniform(size=2000) < 0.3
+    x[:2000, 0][gone], x[1000:3000, 1][~gone] = np.nan, np.nan
+    x[np.isnan(x).all(1), 0] = 0.0
+    make = lambda n: mixcoder.GaussianMixture(  # noqa: E731
+        3, covariance_type=covariance_type, random_state=0, acceleration="none", tol=0, max_iter=n
+    )
+    with pytest.warns(match="did not converge"):
+        model, longer = make(2).fit(x), make(3).fit(x)
+    for batch in (x[:1000], x[1000:2500]):
+        model.partial_fit(batch, maximize=False)
+    with pytest.raises(DataError, match="holds any value"):
+        model.partial_fit(np.full((5, 2), np.nan), maximize=False)
+    model.partial_fit(x[2500:])
+    assert np.allclose(model.means_, longer.means_, rtol=1e-10)
+    assert np.allclose(model.covariances_, longer.covariances_, rtol=1e-10)
+    assert np.allclose(model.lower_bounds_, longer.lower_bounds_, rtol=1e-10)
+
+
 def test_weights_count_across_batches_that_wait(x):
     """Batches of light and of heavy rows add up in one unit: their cut does not show."""
     weights = np.concatenate([np.full(3000, 0.1), np.full(3000, 40.0)])

@@ -52,6 +52,19 @@ def every_tensor(result):
     return [getattr(model.params, name) for name in vars(model.params)] + [model.log_weights.exp()]
 
 
+@pytest.mark.parametrize("encoder", [Posterior(), Argmax(), Tempered(0.5)], ids=repr)
+@pytest.mark.parametrize("family", GAUSSIANS, ids=names)
+def test_the_bounds_by_which_rows_are_found_are_those_of_the_density(family, encoder, problem_of, clouds):
+    problem = problem_of(family, clouds())
+    params, log_weights = start_from_code(problem, third(clouds()), 3)
+    found = problem.source.map_reduce(
+        lambda block: problem.row_bounds(params, log_weights, encoder)(block).clone(), 1000
+    )
+    rows = problem.rows(torch.arange(600))
+    log_joint = problem.family.log_likelihood(params, rows) + log_weights
+    torch.testing.assert_close(found, encoder.encode_with_bound_(log_joint)[1], rtol=1e-9, atol=1e-9)
+
+
 # Stopping
 
 

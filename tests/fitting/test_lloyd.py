@@ -32,8 +32,7 @@ def problem_of(n, d, dtype, weighted, k):
 
 def plain(problem: LloydProblem) -> Problem:
     """Return the problem without a memory."""
-    kept = {name: getattr(problem, name) for name in problem.__dataclass_fields__ if name != "notebook"}
-    return Problem(**kept)
+    return Problem.of(problem)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

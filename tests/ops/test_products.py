@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mixcoder.ops import products
+from mixcoder.ops import blas, products
+from mixcoder.ops.threads import single_threaded_kernels
 
 SHAPES = [
     (1, 1, 1),
@@ -16,11 +17,12 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
+@pytest.fixture(params=[True, False], ids=["others", "torch"])
 def library(request, monkeypatch):
     if request.param and not torch.backends.mkldnn.is_available():
         pytest.skip("this PyTorch has no oneDNN")
     monkeypatch.setattr(products, "prefers_onednn", lambda: request.param)
+    monkeypatch.setattr(products, "prefers_openblas", lambda: request.param)
 
 
 def layouts(x):
@@ -49,6 +51,10 @@ def test_a_product_is_that_of_the_definition_in_every_layout(shape, dtype):
                 assert result.shape == (n, k)
                 assert result.dtype == dtype
                 assert bool(((result.double() - exact).abs() <= bound).all())
+            bias = torch.arange(k, dtype=dtype)
+            biased = products.biased_product(first, second, bias)
+            room = bound + torch.finfo(dtype).eps * (exact + bias).abs()
+            assert bool(((biased.double() - exact - bias).abs() <= room).all())
 
 
 @pytest.mark.usefixtures("library")
@@ -60,12 +66,25 @@ def test_one_product_has_one_answer():
 
 def test_only_linux_processors_with_avx512_that_are_not_intels_change_library(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(blas, "_mkl_is_slow", blas._mkl_is_slow.__wrapped__)
     chosen = {}
     for vendor in ("GenuineIntel", "AuthenticAMD", ""):
-        monkeypatch.setattr(products, "_vendor", lambda v=vendor: v)
-        chosen[vendor] = products.prefers_onednn.__wrapped__()
+        monkeypatch.setattr(blas, "_vendor", lambda v=vendor: v)
+        chosen[vendor] = blas.prefers_onednn.__wrapped__()
     assert not chosen["GenuineIntel"]
     assert not chosen[""]
     assert chosen["AuthenticAMD"] == (
         torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     )
+
+
+def test_openblas_has_one_thread_inside_and_its_own_outside(monkeypatch):
+    monkeypatch.setattr(blas, "_mkl_is_slow", lambda: True)
+    libraries = blas._openblas.__wrapped__()
+    if not libraries:
+        pytest.skip("this NumPy has no OpenBLAS")
+    monkeypatch.setattr(blas, "_openblas", lambda: libraries)
+    before = [library.get_num_threads() for library in libraries]
+    with single_threaded_kernels(), single_threaded_kernels():
+        assert all(library.get_num_threads() == 1 for library in libraries)
+    assert [library.get_num_threads() for library in libraries] == before

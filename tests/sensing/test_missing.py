@@ -228,10 +228,10 @@ def test_bad_input_is_named():
     with pytest.raises(DataError, match="first for column 3"):
         estimator.condition([0, 3], [0.0, np.nan])
     poisson = Mixture("poisson", 1, random_state=0).fit(np.arange(8.0).reshape(4, 2))
-    for ask in (
-        lambda: poisson.impute([[1.0, np.nan]]),
-        lambda: poisson.marginal([0]),
-        lambda: poisson.condition([0], [1.0]),
-    ):
+    for ask in (lambda: poisson.marginal([0]), lambda: poisson.condition([0], [1.0])):
         with pytest.raises(TypeError, match="this model has Poisson"):
             ask()
+    heavy = Mixture("student_t", 1, random_state=0).fit(np.random.default_rng(0).standard_normal((9, 2)))
+    for ask in (heavy.impute, heavy.sample_missing):
+        with pytest.raises(TypeError, match="this model has StudentT"):
+            ask([[1.0, np.nan]])

@@ -149,7 +149,7 @@ def test_a_file_that_changes_while_it_is_used_is_an_error_not_a_crash(tmp_path, 
 
 @pytest.mark.parametrize("kind", ["npy", "parquet"])
 def test_a_value_that_is_not_finite_is_found_in_its_file(tmp_path, x, kind):
-    x[70, 1] = np.nan
+    x[70, 1] = np.inf
     model = mixcoder.GaussianMixture(2)
     with pytest.raises(DataError, match=rf"1 of 303 values.*row 30 of .*2\.{kind}.*column 1"):
         model.fit(split(tmp_path, x, kind))

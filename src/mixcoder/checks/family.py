@@ -14,7 +14,7 @@ from torch import Tensor
 from mixcoder import components
 from mixcoder._typing import Code, HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
-from mixcoder.checks import alternation, density
+from mixcoder.checks import alternation, density, missing
 from mixcoder.checks.case import (
     Case,
     Check,
@@ -658,6 +658,9 @@ LAWS: tuple[Callable[[Case], None], ...] = (
     a_decoded_component_is_the_mean_of_its_samples,
     alternation.parameters_are_recovered_from_samples,
     components_can_be_taken_and_put,
+    missing.whole_rows_are_observed_as_they_are,
+    missing.what_is_not_seen_tells_nothing,
+    missing.a_step_on_incomplete_rows_never_lowers_their_likelihood,
     units_change_nothing,
     kernels_agree_with_the_density,
     float32_in_float32_out,

@@ -130,9 +130,18 @@ def judge(columns: list[Any]) -> tuple[dict[str, str], list[str], list[str]]:
     )
     tell(
         problems,
-        [c for c in columns if c.missing],
+        [c for c in columns if c.missing and not c.text and c.min is None and not c.infinite],
+        lambda c: "empty",
+        lambda c: "holds no value at all",
+    )
+    tell(
+        warnings,
+        [c for c in columns if c.missing and (c.min is not None or c.text)],
         lambda c: f"{number(c.missing)} missing",
-        lambda c: f"has {count(c.missing, 'missing cell')}{place(c.first_missing_row)}",
+        lambda c: (
+            f"has {count(c.missing, 'missing cell')}{place(c.first_missing_row)}: mixtures integrate them out, "
+            "kmeans refuses them"
+        ),
     )
     tell(
         problems,

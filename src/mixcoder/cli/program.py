@@ -18,7 +18,19 @@ from mixcoder.errors import DataError, EngineError, FitError, ModelFileError
 
 __all__ = ["COMMANDS", "EXIT_CODES", "Program", "main"]
 
-COMMANDS = ("fit", "encode", "decode", "score", "sample", "inspect", "check", "doctor", "demo", "reproduce")
+COMMANDS = (
+    "fit",
+    "encode",
+    "decode",
+    "score",
+    "sample",
+    "impute",
+    "inspect",
+    "check",
+    "doctor",
+    "demo",
+    "reproduce",
+)
 
 OK, INTERNAL, USAGE, DATA, FIT, MODEL, ENGINE, INTERRUPTED, BROKEN_PIPE, TERMINATED = (
     0,
@@ -193,7 +205,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @click.option("--debug", is_flag=True, help="On an error print the traceback too.")
 @click.pass_context
 def main(ctx: click.Context, debug: bool) -> None:
-    """Mixture models as generative autoencoders: fit one to a table, then encode, decode, score and sample.
+    """Mixture models as generative autoencoders: fit one to a table, then encode, decode, score, sample and impute.
 
     Tables are CSV, NPY, NPZ or Parquet by their extension; `-` is CSV on stdin or stdout.
     """

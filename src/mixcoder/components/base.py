@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
+from mixcoder.components.observed import Observed
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.workspace import Workspace
 from mixcoder.statistics import Statistics
@@ -106,6 +107,9 @@ class Family(ABC, Generic[P, S]):
     """What must not change the distances that seed a fit: "affine" maps, the "units" of each column, or
     a "rotation" and one unit for all."""
 
+    marginalizes: ClassVar[bool] = False
+    """Whether entries may be missing: ``observe`` then integrates them out."""
+
     @abstractmethod
     def log_likelihood(self, params: P, x: Tensor) -> Tensor:
         """Return log p(x_n | k) in nats, shape (n, k), in the dtype of ``x``."""
@@ -192,6 +196,25 @@ class Family(ABC, Generic[P, S]):
         del frame
         return self
 
+    def observe(self, params: P, x: Tensor) -> Observed[S]:
+        """Return what rows show of which some entries, NaN, are missing, under each component.
+
+        Parameters
+        ----------
+        params : Params
+        x : Tensor, shape (n, d)
+            In working coordinates, float64.
+        """
+        del params, x
+        raise TypeError(
+            f"{type(self).__name__} has no rule for missing entries: remove or impute them first."
+        )
+
+    def observed_size(self, params: P) -> tuple[int, int]:
+        """Return how many numbers ``observe`` keeps for a pattern of missing entries, and for a row."""
+        d = _numel(params) // max(1, params.n_components)
+        return 0, 8 * (d + params.n_components)
+
     def kernel(self, params: P, log_weights: Tensor, setting: PassSetting) -> Kernel[P, S]:
         """Return the parameters prepared for one pass over the rows."""
         dtype = setting.dtype
@@ -271,7 +294,9 @@ class Kernel(Generic[P, S]):
 
 def _numel(value: Any) -> int:
     if isinstance(value, tuple):
-        return sum(_numel(getattr(part, field.name)) for part in value for field in fields(part))
+        return sum(_numel(part) for part in value)
+    if isinstance(value, Params):
+        return sum(_numel(getattr(value, field.name)) for field in fields(value))
     return int(value.numel())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self, final
+from typing import ClassVar, NamedTuple, Self, final
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from mixcoder._typing import Code
 from mixcoder.components.base import Params, decode_means
 from mixcoder.components.exponential import ExponentialFamily, write_rows
+from mixcoder.components.observed_columns import Columns, ObservedColumns
 from mixcoder.ops.gaussian import safe_means
 from mixcoder.statistics import Moments
 
@@ -57,6 +58,8 @@ class Bernoulli(ExponentialFamily[BernoulliParams]):
 
     min_probability: float = 1e-6
 
+    marginalizes: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         # Below 1e-15, 1 - p rounds to one and its complement to zero.
         if not 1e-15 <= self.min_probability < 0.5:
@@ -94,6 +97,13 @@ class Bernoulli(ExponentialFamily[BernoulliParams]):
     def sample(self, params: BernoulliParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return ones where a uniform number is below p."""
         return torch.bernoulli(params.probabilities[index], generator=generator)
+
+    def observe(self, params: BernoulliParams, x: Tensor) -> ObservedColumns:
+        """Return the rows without their missing bits."""
+        p = self._floored(params.probabilities)
+        owner = torch.arange(x.shape[1], device=x.device)
+        columns = Columns(x.nan_to_num(nan=0.0), owner, torch.logit(p), torch.log1p(-p), p)
+        return ObservedColumns.of(self, params, x, columns)
 
     def check_rows(self, x: Tensor) -> str | None:
         """Return the first entry that is neither 0 nor 1."""

@@ -14,6 +14,7 @@ from mixcoder._typing import Code
 from mixcoder.components.base import Kernel, Params, PassSetting, decode_means
 from mixcoder.components.bernoulli import first_entry
 from mixcoder.components.exponential import ExponentialFamily
+from mixcoder.components.observed_columns import Columns, ObservedColumns
 from mixcoder.ops.gaussian import safe_means
 from mixcoder.statistics import Moments
 
@@ -67,6 +68,7 @@ class Categorical(ExponentialFamily[CategoricalParams]):
     min_probability: float = 1e-6
 
     leads_with_rows: ClassVar[bool] = False
+    marginalizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         given = self.n_categories
@@ -103,7 +105,9 @@ class Categorical(ExponentialFamily[CategoricalParams]):
     def write_features(self, x: Tensor, out: Tensor) -> None:
         """Write the categories as ones among zeros."""
         categories = torch.tensor(self._categories(x.shape[1]), device=x.device)
-        out.zero_().scatter_(1, x.to(torch.int64) + (categories.cumsum(0) - categories), 1.0)
+        # A missing entry has no category: x - x marks it by NaN, as arithmetic does elsewhere.
+        index = x.to(torch.int64).clamp_min_(0) + (categories.cumsum(0) - categories)
+        out.zero_().scatter_(1, index, (x - x).add_(1.0).to(out.dtype))
 
     def natural(self, params: CategoricalParams) -> Tensor:
         """Return zero and the log-probabilities."""
@@ -139,6 +143,16 @@ class Categorical(ExponentialFamily[CategoricalParams]):
         """Return k sum_d (C_d - 1)."""
         columns = self._columns(params.log_probabilities)
         return params.n_components * sum(column.shape[1] - 1 for column in columns)
+
+    def observe(self, params: CategoricalParams, x: Tensor) -> ObservedColumns:
+        """Return the rows without their missing columns."""
+        sizes = torch.tensor(self._categories(x.shape[1]), device=x.device)
+        owner = torch.arange(len(sizes), device=x.device).repeat_interleave(sizes)
+        natural = self.natural(params)[:, 1:]
+        features = self.features(x.nan_to_num(nan=0.0))[:, 1:]
+        biases = natural.new_zeros(len(natural), x.shape[1])
+        columns = Columns(features, owner, natural, biases, natural.exp())
+        return ObservedColumns.of(self, params, x, columns)
 
     def check_rows(self, x: Tensor) -> str | None:
         """Return the first entry that is no category of its column."""

@@ -88,6 +88,15 @@ class ExponentialFamily(Family[P, Moments]):
         sums = class_sums(code, self.features(x), weights).double()
         return Moments(sums[:, 0], sums[:, 1:], self.pooled(x, weights))
 
+    def expected_log_joint(self, params: P, log_weights: Tensor, statistics: Moments) -> Tensor:
+        r"""Return :math:`\sum_{nk} u_{nk} (\log\pi_k + \log p(x_n|k))` from the sums of a code, shape ()."""
+        natural = self.natural(params)
+        result = statistics.counts @ (natural[:, 0] + log_weights) + (statistics.sums * natural[:, 1:]).sum()
+        common = self.common(params)
+        if common is None or statistics.pooled is None:
+            return result
+        return result + (common * statistics.pooled).sum()
+
     def pooled(self, x: Tensor, weights: Tensor | None = None) -> Tensor | None:
         """Return the sum of t over the rows in float64, shape (1, p)."""
         terms = self.row_terms(x.to(torch.float64))

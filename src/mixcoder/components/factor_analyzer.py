@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
 from mixcoder.components.base import Family, Kernel, Params, PassSetting, decode_means
+from mixcoder.components.observed import Observed
+from mixcoder.components.observed_low_rank import LatentSums, ObservedLowRank
 from mixcoder.errors import DataError
 from mixcoder.ops import low_rank
 from mixcoder.ops.frame import Frame
@@ -112,6 +114,7 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
     min_variance: float = 1e-6
 
     geometry: ClassVar[str] = "units"
+    marginalizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         low_rank.require_whole(self.n_latent)
@@ -158,13 +161,15 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
             counts, (dense.T @ x).double(), squares, weighted.sum(0).double(), products, cross.double()
         )
 
-    def maximize(self, statistics: FactorAnalyzerStatistics) -> FactorAnalyzerParams:
+    def maximize(
+        self, statistics: FactorAnalyzerStatistics, reference: Tensor | None = None
+    ) -> FactorAnalyzerParams:
         """Return means, the loadings that the latent moments ask for, and what they leave of the variances."""
         counts, first = statistics.counts, statistics.sums
         low_rank.require_rank("FactorAnalyzer", self.n_latent, first.shape[1])
         means = safe_means(counts, first)
         overall = total_variances(counts, first, statistics.squares.sum(0))
-        floor = variance_floor(overall, self.min_variance)
+        floor = variance_floor(overall if reference is None else reference, self.min_variance)
         total = counts.clamp_min(EMPTY)
         variances = statistics.squares / total[:, None] - means.square()
         if statistics.products is None:
@@ -185,6 +190,19 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
     def decode(self, params: FactorAnalyzerParams, code: Code) -> Tensor:
         """Return the mean of the components under the code, shape (n, d)."""
         return decode_means(params.means, code)
+
+    def observe(self, params: FactorAnalyzerParams, x: Tensor) -> Observed[Any]:
+        """Return the rows with missing entries integrated out."""
+
+        def to_statistics(sums: LatentSums) -> FactorAnalyzerStatistics:
+            return FactorAnalyzerStatistics(*sums)
+
+        return ObservedLowRank.of(self, params, x, params.noise_variances, to_statistics)
+
+    def observed_size(self, params: FactorAnalyzerParams) -> tuple[int, int]:
+        """Return how many numbers ``observe`` keeps for a pattern of missing entries, and for a row."""
+        k, d, q = params.loadings.shape
+        return 0, k * (q * q + q + 1) + 8 * d
 
     def sample(self, params: FactorAnalyzerParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + W_k z + Psi_k^(1/2) e, z and e standard normal."""

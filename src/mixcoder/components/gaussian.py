@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,12 @@ from torch import Tensor
 from mixcoder._typing import Code
 from mixcoder.components.base import Params, decode_means
 from mixcoder.components.exponential import ExponentialFamily
+from mixcoder.components.observed import Observed
+from mixcoder.components.observed_columns import Columns, ObservedColumns
+from mixcoder.components.observed_gaussian import ObservedGaussian
 from mixcoder.ops.frame import Frame
+from mixcoder.ops.gaussian import LOG_2PI
+from mixcoder.statistics import Moments
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Gaussian(ExponentialFamily[P]):
     common_scale: ClassVar[bool] = False
     """Whether all features must share one unit (round covariances)."""
 
+    marginalizes: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not self.min_variance >= 0:
             raise ValueError(f"min_variance must be non-negative, got {self.min_variance!r}.")
@@ -73,6 +80,78 @@ class Gaussian(ExponentialFamily[P]):
     def added(self, like: Tensor) -> Tensor:
         """Return ``added_variance`` as a tensor, shape () or (d,)."""
         return torch.as_tensor(self.added_variance, dtype=like.dtype, device=like.device)
+
+    # Missing entries: a concrete family says its spreads, and makes its sums of first and second moments.
+
+    def spreads(self, params: P) -> Tensor:
+        """Return the covariances, shape (g, d, d), or the variances of uncorrelated features, (k, d)."""
+        raise NotImplementedError
+
+    def moments(self, counts: Tensor, first: Tensor, second: Tensor) -> Moments:
+        """Return the family's sums of counts, shape (k,), and of first and second moments.
+
+        Parameters
+        ----------
+        first : Tensor, shape (k, d)
+            Sum of u x.
+        second : Tensor, shape (g, d, d) or (k, d)
+            Sum of u xx', or of u x^2, in the shape of the spreads.
+        """
+        raise NotImplementedError
+
+    def observe(self, params: P, x: Tensor) -> Observed[Any]:
+        """Return the rows with missing entries integrated out."""
+        spreads = self.spreads(params)
+        if spreads.ndim == 3:
+            return ObservedGaussian.of(self, params, x, spreads, _whiteners(params))
+        return _observed_diagonal(self, params, x, spreads)
+
+    def observed_size(self, params: P) -> tuple[int, int]:
+        """Return how many numbers ``observe`` keeps for a pattern of missing entries, and for a row."""
+        spreads, (k, d) = self.spreads(params), params.means.shape
+        if spreads.ndim == 3:
+            return len(spreads) * (d // 2 + 1) * d, (k + 4) * d
+        return 0, 8 * d + k
+
+
+def _whiteners(params: Any) -> Tensor:
+    """Return the whitening factors of full covariances, shape (g, d, d)."""
+    return params.whitener if hasattr(params, "whitener") else params.whiteners
+
+
+# Largest error in nats that an observed log-density may owe to squares that cancel.
+_TOLERANCE = 1e-9
+
+
+def _observed_diagonal(family: Any, params: Any, x: Tensor, variances: Tensor) -> ObservedColumns:
+    """Return rows seen by Gaussians of uncorrelated features."""
+    means, d = params.means, x.shape[1]
+    zeroed, precisions = x.nan_to_num(nan=0.0), variances.reciprocal()
+    columns = Columns(
+        torch.cat([zeroed, zeroed.square()], 1),
+        torch.arange(d, device=x.device).repeat(2),
+        torch.cat([means * precisions, -0.5 * precisions], 1),
+        -0.5 * (variances.log() + LOG_2PI + means.square() * precisions),
+        torch.cat([means, means.square() + variances], 1),
+    )
+
+    def to_moments(counts: Tensor, sums: Tensor, base: Tensor | None) -> Moments:
+        del base
+        return family.moments(counts, sums[:, :d], sums[:, d:])
+
+    # Squares far larger than the variances cancel: then subtract before squaring, one component at a time.
+    reach = zeroed.abs().amax(0) + means.abs() if len(x) else means
+    cancels = float((reach.square() * precisions).sum(1).amax()) * torch.finfo(x.dtype).eps > _TOLERANCE
+    log_likelihood = None
+    if cancels:
+        seen = ~x.isnan()
+        constants = (variances.log() + LOG_2PI) @ seen.to(x.dtype).T  # (k, n)
+        norms = [
+            (torch.where(seen, zeroed - mean, 0.0).square() * precision).sum(1)
+            for mean, precision in zip(means, precisions, strict=True)
+        ]
+        log_likelihood = -0.5 * (torch.stack(norms, 1) + constants.T)
+    return ObservedColumns.of(family, params, x, columns, to_moments, log_likelihood)
 
 
 def standard_normal(n_rows: int, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -68,7 +68,7 @@ class GaussianDiagonal(Gaussian[GaussianDiagonalParams]):
         constant = -0.5 * (params.variances.log() + LOG_2PI).sum(1)
         return norms.mul_(-0.5).add_(constant.to(x.dtype))
 
-    def maximize(self, statistics: Moments) -> GaussianDiagonalParams:
+    def maximize(self, statistics: Moments, reference: Tensor | None = None) -> GaussianDiagonalParams:
         """Return means and floored variances."""
         counts = statistics.counts
         first, second = statistics.sums.chunk(2, dim=1)
@@ -76,8 +76,16 @@ class GaussianDiagonal(Gaussian[GaussianDiagonalParams]):
         total = total_variances(counts, first, second.sum(0))
         variances = second / counts.clamp_min(EMPTY)[:, None] - means.square()
         variances = torch.where((counts <= EMPTY)[:, None], total, variances)
-        floor = variance_floor(total, self.min_variance)
+        floor = variance_floor(total if reference is None else reference, self.min_variance)
         return GaussianDiagonalParams(means, torch.maximum(variances + self.added(means), floor))
+
+    def spreads(self, params: GaussianDiagonalParams) -> Tensor:
+        """Return the variances, shape (k, d)."""
+        return params.variances
+
+    def moments(self, counts: Tensor, first: Tensor, second: Tensor) -> Moments:
+        """Return the sums that ``maximize`` needs, of moments."""
+        return Moments(counts, torch.cat([first, second], 1))
 
     def sample(self, params: GaussianDiagonalParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + sigma_k e, e standard normal."""

@@ -18,6 +18,7 @@ from mixcoder.ops.gaussian import (
     LOG_2PI,
     floor_covariances,
     log_det_whitener,
+    pack,
     quadratic_form,
     safe_means,
     stands_on_floor,
@@ -95,7 +96,7 @@ class GaussianFull(Gaussian[GaussianFullParams]):
             return super().statistics(params, x, code, weights)
         return Moments(*class_scatters(x, code, weights))
 
-    def maximize(self, statistics: Moments) -> GaussianFullParams:
+    def maximize(self, statistics: Moments, reference: Tensor | None = None) -> GaussianFullParams:
         """Return means and floored covariances."""
         counts, d = statistics.counts, packed_features(statistics.sums.shape[1])
         first, second = statistics.sums[:, :d], unpack(statistics.sums[:, d:], d)
@@ -107,8 +108,16 @@ class GaussianFull(Gaussian[GaussianFullParams]):
             covariances = torch.where(empty, torch.diag(variances), covariances)
         if self.added_variance != 0.0:
             covariances.diagonal(dim1=1, dim2=2).add_(self.added(means))
-        floor = variance_floor(variances, self.min_variance)
+        floor = variance_floor(variances if reference is None else reference, self.min_variance)
         return GaussianFullParams(means, *floor_covariances(covariances, floor))
+
+    def spreads(self, params: GaussianFullParams) -> Tensor:
+        """Return the covariances, shape (k, d, d)."""
+        return params.covariances
+
+    def moments(self, counts: Tensor, first: Tensor, second: Tensor) -> Moments:
+        """Return the sums that ``maximize`` needs, of moments."""
+        return Moments(counts, torch.cat([first, pack(second)], 1))
 
     def sample(self, params: GaussianFullParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + L_k e, with L_k L_k' the covariance and e standard normal."""

@@ -60,7 +60,7 @@ class GaussianSpherical(Gaussian[GaussianSphericalParams]):
         norms = scaled_square_norms(x, params.means, params.variances.reciprocal()[:, None])
         return norms.mul_(-0.5).add_(_log_constant(params).to(x.dtype))
 
-    def maximize(self, statistics: Moments) -> GaussianSphericalParams:
+    def maximize(self, statistics: Moments, reference: Tensor | None = None) -> GaussianSphericalParams:
         """Return means and floored mean variances."""
         counts, d = statistics.counts, statistics.sums.shape[1] - 1
         first, second = statistics.sums[:, :d], statistics.sums[:, d]
@@ -69,8 +69,16 @@ class GaussianSpherical(Gaussian[GaussianSphericalParams]):
         pooled = ((second.sum() / total - overall.square().sum()) / d).clamp_min(0)
         variances = (second / counts.clamp_min(EMPTY) - means.square().sum(1)) / d
         variances = torch.where(counts <= EMPTY, pooled, variances)
-        floor = variance_floor(pooled[None], self.min_variance)
+        floor = variance_floor((pooled if reference is None else reference.mean())[None], self.min_variance)
         return GaussianSphericalParams(means, torch.maximum(variances + self.added(means).mean(), floor))
+
+    def spreads(self, params: GaussianSphericalParams) -> Tensor:
+        """Return the variance of each feature, shape (k, d)."""
+        return params.variances[:, None].expand_as(params.means)
+
+    def moments(self, counts: Tensor, first: Tensor, second: Tensor) -> Moments:
+        """Return the sums that ``maximize`` needs, of moments."""
+        return Moments(counts, torch.cat([first, second.sum(1, keepdim=True)], 1))
 
     def sample(self, params: GaussianSphericalParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + sigma_k e, e standard normal."""

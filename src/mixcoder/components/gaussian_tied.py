@@ -100,7 +100,7 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
             norms[:, k] = ((x - mean) @ whitener.T).square().sum(1)
         return norms.mul_(-0.5).add_(_log_constant(params)[0].to(x.dtype))
 
-    def maximize(self, statistics: Moments) -> GaussianTiedParams:
+    def maximize(self, statistics: Moments, reference: Tensor | None = None) -> GaussianTiedParams:
         """Return means and the floored pooled covariance within components."""
         assert statistics.pooled is not None
         counts = by_group(statistics.counts, statistics.pooled)  # (g, k/g)
@@ -113,8 +113,16 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
         within = scatter - means.mT @ (means * (counts / total[:, 0])[:, :, None])
         within = 0.5 * (within + within.mT)
         within.diagonal(dim1=1, dim2=2).add_(self.added(means))
-        floor = variance_floor(variances[0], self.min_variance)
+        floor = variance_floor(variances[0] if reference is None else reference, self.min_variance)
         return GaussianTiedParams(means.flatten(0, 1), *floor_covariances(within, floor))
+
+    def spreads(self, params: GaussianTiedParams) -> Tensor:
+        """Return the covariance, shape (g, d, d)."""
+        return params.covariance
+
+    def moments(self, counts: Tensor, first: Tensor, second: Tensor) -> Moments:
+        """Return the sums that ``maximize`` needs, of moments."""
+        return Moments(counts, first, pack(second))
 
     def sample(self, params: GaussianTiedParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + L e, with L L' the covariance and e standard normal."""

@@ -71,7 +71,7 @@ class GaussianTiedDiagonal(Gaussian[GaussianTiedDiagonalParams]):
         norms = scaled_square_norms(x, params.means, precisions)
         return norms.mul_(-0.5).add_(-0.5 * (params.variances.log() + LOG_2PI).sum().to(x.dtype))
 
-    def maximize(self, statistics: Moments) -> GaussianTiedDiagonalParams:
+    def maximize(self, statistics: Moments, reference: Tensor | None = None) -> GaussianTiedDiagonalParams:
         """Return means and the floored pooled variances within components."""
         assert statistics.pooled is not None
         counts = by_group(statistics.counts, statistics.pooled)  # (g, k/g)
@@ -80,10 +80,19 @@ class GaussianTiedDiagonal(Gaussian[GaussianTiedDiagonalParams]):
         second = statistics.pooled / total
         variances = second - (means.square() * (counts / total)[:, :, None]).sum(1)
         overall = second - (sums.sum(1) / total).square()
-        floor = variance_floor(overall[0].clamp_min(0), self.min_variance)
+        whole = overall[0].clamp_min(0) if reference is None else reference
+        floor = variance_floor(whole, self.min_variance)
         return GaussianTiedDiagonalParams(
             means.flatten(0, 1), torch.maximum(variances + self.added(means), floor)
         )
+
+    def spreads(self, params: GaussianTiedDiagonalParams) -> Tensor:
+        """Return the variances of each component, shape (k, d)."""
+        return params.variances.expand_as(params.means)
+
+    def moments(self, counts: Tensor, first: Tensor, second: Tensor) -> Moments:
+        """Return the sums that ``maximize`` needs, of moments."""
+        return Moments(counts, first, second.sum(0, keepdim=True))
 
     def sample(self, params: GaussianTiedDiagonalParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + sigma e, e standard normal."""

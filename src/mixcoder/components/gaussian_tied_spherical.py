@@ -83,7 +83,7 @@ class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
         norms = scaled_square_norms(x, params.means, precisions)
         return norms.mul_(-0.5).add_(_log_constant(params)[0].to(x.dtype))
 
-    def maximize(self, statistics: Moments) -> GaussianTiedSphericalParams:
+    def maximize(self, statistics: Moments, reference: Tensor | None = None) -> GaussianTiedSphericalParams:
         """Return means and the floored mean variance within components, or the fixed one."""
         assert statistics.pooled is not None
         counts = by_group(statistics.counts, statistics.pooled)  # (g, k/g)
@@ -95,9 +95,18 @@ class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
         second = statistics.pooled[:, 0] / total
         variance = (second - (means.square().sum(2) * counts).sum(1) / total) / d
         overall = (second - (sums.sum(1) / total[:, None]).square().sum(1)) / d
-        floor = variance_floor(overall[:1].clamp_min(0), self.min_variance)
+        whole = overall[:1].clamp_min(0) if reference is None else reference.mean()[None]
+        floor = variance_floor(whole, self.min_variance)
         variance = torch.maximum(variance + self.added(means).mean(), floor)
         return GaussianTiedSphericalParams(means.flatten(0, 1), variance)
+
+    def spreads(self, params: GaussianTiedSphericalParams) -> Tensor:
+        """Return the variance of each feature, shape (k, d)."""
+        return params.variance[:, None].expand_as(params.means)
+
+    def moments(self, counts: Tensor, first: Tensor, second: Tensor) -> Moments:
+        """Return the sums that ``maximize`` needs, of moments."""
+        return Moments(counts, first, second.sum()[None, None])
 
     def sample(
         self, params: GaussianTiedSphericalParams, index: Tensor, generator: torch.Generator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from mixcoder._typing import Code
 from mixcoder.components.base import Params, decode_means
 from mixcoder.components.bernoulli import first_entry
 from mixcoder.components.exponential import ExponentialFamily, write_rows
+from mixcoder.components.observed_columns import Columns, ObservedColumns
 from mixcoder.ops.gaussian import EMPTY, safe_means, variance_floor
 from mixcoder.statistics import Moments
 
@@ -62,6 +63,8 @@ class Poisson(ExponentialFamily[PoissonParams]):
 
     min_rate: float = 1e-6
 
+    marginalizes: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not 0 < self.min_rate <= 1:
             raise ValueError(f"min_rate must be in (0, 1], a fraction of the mean, got {self.min_rate!r}.")
@@ -108,6 +111,13 @@ class Poisson(ExponentialFamily[PoissonParams]):
     def sample(self, params: PoissonParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return Poisson counts."""
         return torch.poisson(params.rates[index], generator=generator)
+
+    def observe(self, params: PoissonParams, x: Tensor) -> ObservedColumns:
+        """Return the rows without their missing counts."""
+        counts, rates = x.nan_to_num(nan=0.0), params.rates
+        owner = torch.arange(x.shape[1], device=x.device)
+        columns = Columns(counts, owner, rates.log(), -rates, rates, -torch.lgamma(counts + 1))
+        return ObservedColumns.of(self, params, x, columns)
 
     def check_rows(self, x: Tensor) -> str | None:
         """Return the first entry that is not a count."""

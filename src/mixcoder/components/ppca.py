@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from mixcoder.components.base import Kernel, PassSetting, n_components_of
 from mixcoder.components.exponential import write_rows
 from mixcoder.components.gaussian import Gaussian, GaussianParams
 from mixcoder.components.latent_kernel import LatentKernel, LatentMoments, latent_moments, regressed
+from mixcoder.components.observed import Observed
+from mixcoder.components.observed_low_rank import LatentSums, ObservedLowRank
 from mixcoder.errors import DataError
 from mixcoder.ops import low_rank
 from mixcoder.ops.gaussian import (
@@ -164,10 +166,12 @@ class PPCA(Gaussian[PPCAParams]):
             code = code * weights.to(code.dtype)[:, None]
         return latent_moments(x, latent, x.double().square().sum(1), code, weights, unit=False)
 
-    def maximize(self, statistics: Moments | LatentMoments) -> PPCAParams:  # type: ignore[override]
+    def maximize(  # type: ignore[override]
+        self, statistics: Moments | LatentMoments, reference: Tensor | None = None
+    ) -> PPCAParams:
         """Return means, principal axes, and the floored mean of the variances that they leave out."""
         if isinstance(statistics, LatentMoments):
-            return self._step(statistics)
+            return self._step(statistics, reference)
         counts, d = statistics.counts, packed_features(statistics.sums.shape[1])
         low_rank.require_rank("PPCA", self.n_latent, d)
         first, second = statistics.sums[:, :d], unpack(statistics.sums[:, d:], d)
@@ -178,17 +182,19 @@ class PPCA(Gaussian[PPCAParams]):
         ball = overall * torch.eye(d, dtype=means.dtype, device=means.device)
         covariances = torch.where((counts <= EMPTY)[:, None, None], ball, covariances)
         covariances.diagonal(dim1=1, dim2=2).add_(self.added(means).mean())
-        floor = variance_floor(overall[None], self.min_variance)
+        whole = overall if reference is None else reference.mean()
+        floor = variance_floor(whole[None], self.min_variance)
         return PPCAParams(means, *low_rank.principal_axes(covariances, self.n_latent, floor))
 
-    def _step(self, statistics: LatentMoments) -> PPCAParams:
+    def _step(self, statistics: LatentMoments, reference: Tensor | None) -> PPCAParams:
         """Return the parameters after one EM step from the sums of the latent axes."""
         counts, d = statistics.counts, statistics.sums.shape[1]
         means, loadings, noise, found = regressed(statistics)
         weight = counts.sum().clamp_min(EMPTY)
         centre = statistics.sums.sum(0) / weight
         overall = (statistics.squares.sum() / weight - centre.square().sum()).clamp_min(0) / d
-        floor = variance_floor(overall[None], self.min_variance)
+        whole = overall if reference is None else reference.mean()
+        floor = variance_floor(whole[None], self.min_variance)
         noise = torch.maximum(noise + self.added(means).mean(), floor)
         if not bool(found.all()):
             # A component without rows: half of the variance is noise, half belongs to the axes in turn. With no
@@ -200,6 +206,28 @@ class PPCA(Gaussian[PPCAParams]):
             loadings = torch.where(found[:, None, None], loadings, axes)
             noise = torch.where(found, noise, half)
         return PPCAParams(means, loadings, noise)
+
+    def observe(self, params: PPCAParams, x: Tensor) -> Observed[Any]:
+        """Return the rows with missing entries integrated out."""
+
+        def to_statistics(sums: LatentSums) -> LatentMoments:
+            return LatentMoments(
+                sums.counts,
+                sums.sums,
+                sums.squares.sum(1),
+                sums.latent_sums,
+                sums.latent_products,
+                sums.cross_products.mT,
+            )
+
+        noise = params.noise_variances[:, None].expand_as(params.means)
+        packed = x.shape[1] <= self.max_packed
+        return ObservedLowRank.of(self, params, x, noise, None if packed else to_statistics)
+
+    def observed_size(self, params: PPCAParams) -> tuple[int, int]:
+        """Return how many numbers ``observe`` keeps for a pattern of missing entries, and for a row."""
+        k, d, q = params.loadings.shape
+        return 0, k * (q * q + q + 1) + (q + 8) * d
 
     def sample(self, params: PPCAParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + W_k z + s_k e, z and e standard normal."""

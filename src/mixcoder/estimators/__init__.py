@@ -1,17 +1,21 @@
 """scikit-learn faces of the mixtures."""
 
 from mixcoder.estimators._persistence import load
+from mixcoder.estimators.bayesian_gaussian_mixture import BayesianGaussianMixture
 from mixcoder.estimators.gaussian_mixture import GaussianMixture
 from mixcoder.estimators.k_means import KMeans
 from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
 from mixcoder.estimators.mixture import Mixture
+from mixcoder.estimators.model_average import ModelAverage
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
 
 __all__ = [
+    "BayesianGaussianMixture",
     "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",
     "Mixture",
+    "ModelAverage",
     "PPCAMixture",
     "ParametricEmbedding",
     "load",

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -30,6 +31,7 @@ from mixcoder.fitting.alternate import FitResult, History, Progress
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import FitState
 from mixcoder.fitting.scan import Scan
+from mixcoder.fitting.variational import VariationalProblem
 
 _KIND = "checkpoint"
 
@@ -228,7 +230,16 @@ def _parameters(estimator: Any) -> dict[str, str]:
 def _fingerprint(problem: Problem, seen: Scan) -> str:
     """Return a digest of the rows: their number and kind, and what one look at all of them has added up."""
     source = problem.source
-    told = [source.n_rows, source.n_features, str(source.dtype), seen.weight.hex()]
+    told = [
+        source.n_rows,
+        source.n_features,
+        str(source.dtype),
+        seen.weight.hex(),
+        seen.n_missing,
+        seen.n_empty,
+    ]
+    if isinstance(problem, VariationalProblem):
+        told.append(float(problem.row_weight).hex())  # against a prior the scale of weights matters
     digest = hashlib.sha256(json.dumps(told).encode())
     for part in (seen.mean, seen.std, seen.lowest, seen.highest, problem.pooled):
         if part is not None:
@@ -251,7 +262,7 @@ def _packed(state: FitState, generators: list[Any]) -> tuple[dict[str, Any], dic
             field: getattr(value, field) for field in ("bound", "converged", "reason", "n_iter", "encoded_at")
         }
         return plain | {
-            "params": pack(f"{name}.params", value.model.params),
+            "params": pack(f"{name}.params", value.params),
             "statistics": pack(f"{name}.statistics", value.statistics),
             "history": value.history.as_dict(),
             "refilled": list(value.refilled),
@@ -293,7 +304,7 @@ def _unpacked(file: modelfile.ModelFile, problem: Problem, encoder: Encoder) -> 
         .to(problem.source.device)
         for name, (shape, strides, offset) in told["layout"].items()
     }
-    an_example = persistence._example_params(family)
+    an_example = problem.example(persistence._example_params(family))
     sums_example = persistence._example_sums(family, problem.source.n_features)
 
     def unpack(example: Any, packed: Any, name: str) -> Any:
@@ -304,7 +315,9 @@ def _unpacked(file: modelfile.ModelFile, problem: Problem, encoder: Encoder) -> 
         params = unpack(an_example, found["params"], "result.params")
         model = problem.model(params, tensors["result.log_weights"], encoder.at(found["encoded_at"]))
         best = FitResult(
-            model,
+            # Those of a posterior were made to sum to one, which once more may change their last bit.
+            replace(model, log_weights=tensors["result.log_weights"]),
+            params,
             found["bound"],
             found["converged"],
             found["reason"],

@@ -63,9 +63,9 @@ def _asked_later(estimator: Any, method: str, X: Any) -> Any:
         rows = rows.rechunk({1: -1})
     kind = np.dtype(np.float32 if rows.dtype == np.float32 else np.float64)
     width: int | None = model.n_components
-    if method == "reconstruct":
+    if method in ("reconstruct", "impute"):
         width = model.n_features
-    elif method == "score_samples":
+    elif method in ("score_samples", "log_predictive"):
         width = None
     elif method == "predict" or (method == "encode" and model.is_hard):
         width, kind = None, np.dtype(np.int32 if hasattr(estimator, "n_clusters") else np.int64)

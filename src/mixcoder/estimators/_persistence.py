@@ -25,23 +25,49 @@ _ENCODERS: dict[str, type[Encoder]] = {c.__name__: c for c in (Argmax, Posterior
 # Fitted scalars and lists that are not part of the mixture itself, by estimator.
 _DENSITY_STATE = ("converged_", "stop_reason_", "n_iter_", "lower_bound_", "lower_bounds_", "history_")
 _STATE = {
+    "BayesianGaussianMixture": (
+        *_DENSITY_STATE,
+        "_log_mass",
+        "_posterior_temperature",
+        "weight_concentration_prior_",
+        "mean_precision_prior_",
+        "degrees_of_freedom_prior_",
+    ),
     "FactorAnalyzerMixture": _DENSITY_STATE,
     "GaussianMixture": _DENSITY_STATE,
     "Mixture": _DENSITY_STATE,
     "PPCAMixture": _DENSITY_STATE,
     "KMeans": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_", "_weight_unit"),
 }
-_ARRAYS = {"KMeans": ("labels_", "_cluster_counts")}
+_ARRAYS = {
+    "BayesianGaussianMixture": (
+        "_mean_precisions",
+        "_degrees_of_freedom",
+        "_concentrations",
+        "_mean_prior",
+        "_covariance_prior",
+    ),
+    "KMeans": ("labels_", "_cluster_counts"),
+}
 _SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture")
 
 
 def _estimators() -> dict[str, type[Any]]:
+    from mixcoder.estimators.bayesian_gaussian_mixture import BayesianGaussianMixture
     from mixcoder.estimators.gaussian_mixture import GaussianMixture
     from mixcoder.estimators.k_means import KMeans
     from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
     from mixcoder.estimators.mixture import Mixture
 
-    return {c.__name__: c for c in (FactorAnalyzerMixture, GaussianMixture, KMeans, Mixture, PPCAMixture)}
+    known = (
+        BayesianGaussianMixture,
+        FactorAnalyzerMixture,
+        GaussianMixture,
+        KMeans,
+        Mixture,
+        PPCAMixture,
+    )
+    return {c.__name__: c for c in known}
 
 
 def _families() -> dict[str, type[Family[Any, Any]]]:

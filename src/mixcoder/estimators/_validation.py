@@ -138,24 +138,53 @@ class _NotFinite:
         return replace(self if self.count else other, count=self.count + other.count)
 
 
-def _not_finite(block: Block) -> _NotFinite:
-    bad = ~torch.isfinite(block.x)
-    count = int(bad.sum())
-    if count == 0:
-        return _NotFinite(0)
-    row, column = (int(i) for i in torch.nonzero(bad)[0])
-    return _NotFinite(count, block.start + row, column, bool(block.x[row, column].isnan()))
+@dataclass(frozen=True)
+class _LookForBad:
+    """Counts the values of a block that are infinite, or NaN where no entry may be missing."""
+
+    may_miss: bool
+
+    def __call__(self, block: Block) -> _NotFinite:
+        bad = torch.isinf(block.x) if self.may_miss else ~torch.isfinite(block.x)
+        count = int(bad.sum())
+        if count == 0:
+            return _NotFinite(0)
+        row, column = (int(i) for i in torch.nonzero(bad)[0])
+        return _NotFinite(count, block.start + row, column, bool(block.x[row, column].isnan()))
 
 
 def require_finite(estimator: Any, source: Source, limits: Range) -> None:
     """Raise a DataError that names the first value that is not finite."""
     if limits.finite:
         return
-    bad = source.map_reduce(_not_finite, 1 << 14)
+    _refuse(estimator, source, _LookForBad(may_miss=False), "Remove or impute them first.")
+
+
+def require_no_infinity(estimator: Any, source: Source, limits: Range) -> None:
+    """Raise a DataError that names the first infinite value of rows that may miss entries."""
+    if not (bool(limits.lowest.isneginf().any()) or bool(limits.highest.isposinf().any())):
+        return
+    remedy = "A missing entry is NaN; any other value must be finite."
+    _refuse(estimator, source, _LookForBad(may_miss=True), remedy)
+
+
+def require_seen_columns(estimator: Any, limits: Range) -> None:
+    """Raise a DataError where a column has no value in any row."""
+    unseen = (limits.lowest > limits.highest).nonzero()[:, 0].tolist()
+    if unseen:
+        names = ", ".join(label_of(estimator, column) for column in unseen)
+        raise DataError(
+            f"No row has a value in {names}: nothing can be learned about what is never seen. Leave such columns out."
+        )
+
+
+def _refuse(estimator: Any, source: Source, look: _LookForBad, remedy: str) -> None:
+    """Raise a DataError that counts the bad values and names the first."""
+    bad = source.map_reduce(look, 1 << 14)
     kind = "NaN" if bad.nan else "infinity or a value too large for its dtype"
     raise DataError(
         f"Input X contains {kind}: {bad.count} of {source.n_rows * source.n_features} values are not finite, first at "
-        f"{source.place(bad.row)}, {label_of(estimator, bad.column)}. Remove or impute them first."
+        f"{source.place(bad.row)}, {label_of(estimator, bad.column)}. {remedy}"
     )
 
 
@@ -166,19 +195,23 @@ def label_of(estimator: Any, column: int) -> str:
 
 
 def check_domain(
-    estimator: Any, family_check: Callable[[Tensor], str | None], source: Source, block_rows: int = 1 << 14
+    estimator: Any,
+    family_check: Callable[[Tensor], str | None],
+    source: Source,
+    limits: Range,
+    block_rows: int = 1 << 14,
 ) -> None:
-    """Raise a DataError where rows are outside a family's domain."""
+    """Raise a DataError where rows are outside a family's domain; a missing entry is outside of none."""
     if getattr(family_check, "__func__", None) is Family.check_rows:
         return  # a family that takes any numbers: nothing to read the rows for
-    found = source.map_reduce(_Outside(family_check), block_rows)
+    look = _Outside(family_check, limits.incomplete)
+    found = source.map_reduce(look, block_rows)
     if found.message is None:
         return
-    message = found.message
     if isinstance(source, TensorSource):
-        message = str(family_check(source.x))  # once more with all rows: it numbers them from the first
+        message = str(look.complaint(source.x))  # once more with all rows: it numbers them from the first
     else:
-        message = f"In the rows from {source.place(found.start)} on: {message}"
+        message = f"In the rows from {source.place(found.start)} on: {found.message}"
     raise DataError(re.sub(r"column (\d+)", lambda m: label_of(estimator, int(m[1])), message))
 
 
@@ -198,9 +231,16 @@ class _Outside:
     """Looks for rows outside a domain."""
 
     check: Callable[[Tensor], str | None]
+    incomplete: bool
 
     def __call__(self, block: Block) -> _Complaint:
-        return _Complaint(block.start, self.check(block.x))
+        return _Complaint(block.start, self.complaint(block.x))
+
+    def complaint(self, x: Tensor) -> str | None:
+        """Return what the family says of rows."""
+        if self.incomplete:
+            x = x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # zero is in every such domain
+        return self.check(x)
 
 
 def source_of(estimator: Any, source: Source, *, reset: bool, min_rows: int = 1) -> Source:
@@ -276,6 +316,8 @@ __all__ = [
     "like_input",
     "numbers_of",
     "require_finite",
+    "require_no_infinity",
+    "require_seen_columns",
     "rows_of",
     "source_of",
     "unit_of",

@@ -21,11 +21,13 @@ from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
 from mixcoder.autoencoder import MixtureAutoencoder, code_length
+from mixcoder.components import Params
 from mixcoder.errors import (
     DataError,
     DataTypeError,
     DegenerateComponentWarning,
     DegenerateFeatureWarning,
+    EmptyRowWarning,
     OverfitWarning,
     PrecisionWarning,
 )
@@ -38,6 +40,8 @@ from mixcoder.estimators._validation import (
     like_input,
     numbers_of,
     require_finite,
+    require_no_infinity,
+    require_seen_columns,
     rows_of,
     source_of,
     unit_of,
@@ -46,7 +50,7 @@ from mixcoder.estimators._validation import (
 from mixcoder.fitting.alternate import FitResult, Step
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import describe
-from mixcoder.fitting.scan import Range, Scan, scan_range
+from mixcoder.fitting.scan import Range, Scan, observed_range, scan_range
 from mixcoder.ops.threads import single_threaded_kernels
 from mixcoder.sources import DaskSource, FileSource, Source, TensorSource
 
@@ -174,12 +178,13 @@ class AutoencoderEstimator(
         return total / source.n_rows
 
     def distortion(self, X: Any) -> float:
-        """Return the mean squared error of the reconstructions, summed over features."""
+        """Return the mean squared error of the reconstructions, summed over the features that are there."""
         model, source = self._asked_rows(X)
         total = 0.0
         for block in source.blocks(_BLOCK):
             x = block.x
-            total += float((x.double() - model.decode(model.encode(x)).double()).square().sum())
+            errors = x.double() - model.decode(model.encode(x)).double()
+            total += float(errors.square().nansum())  # a missing entry has no error
         return total / source.n_rows
 
     def save(self, path: Any, *, overwrite: bool = True) -> str:
@@ -254,8 +259,7 @@ class AutoencoderEstimator(
             source = source_of(self, X, reset=False)
         else:
             source = TensorSource(rows_of(self, X, reset=False))
-        require_finite(self, source, scan_range(source))
-        check_domain(self, model.family.check_rows, source)
+        self._admissible_range(source, model.family)
         return on_device(model, source.device), source
 
     def _code(self, code: Any) -> Code:
@@ -312,10 +316,26 @@ class AutoencoderEstimator(
         unit = unit_of(weights)
         return source.weighted(weights / unit), float(unit)
 
-    def _checked_range(self, source: Source, family: Any) -> Range:
+    def _admissible_range(self, source: Source, family: Any) -> Range:
+        """Return the range of rows that the family knows, after checks of every one."""
         limits = scan_range(source)
-        require_finite(self, source, limits)
-        check_domain(self, family.check_rows, source)
+        if limits.has_nan and self._allows_missing(family):
+            limits = observed_range(source)
+            require_no_infinity(self, source, limits)
+        else:
+            require_finite(self, source, limits)
+        check_domain(self, family.check_rows, source, limits)
+        return limits
+
+    def _allows_missing(self, family: Any) -> bool:
+        """Return whether rows may miss entries, NaN."""
+        del family
+        return False
+
+    def _checked_range(self, source: Source, family: Any, *, first: bool = True) -> Range:
+        limits = self._admissible_range(source, family)
+        if limits.incomplete and first:
+            require_seen_columns(self, limits)
         self._require_memory(family.in_domain(limits.lowest.double(), limits.highest.double()), source)
         return limits
 
@@ -422,10 +442,14 @@ class AutoencoderEstimator(
                 "nearly identical rows. Fewer components, a simpler covariance or a larger floor avoid it."
             )
             remarks.append((DegenerateComponentWarning, told))
-        if n_parameters > source.n_rows * source.n_features:
+        if seen.n_empty:
+            told = f"Rows without any value: {seen.n_empty} of {source.n_rows}. They are left out of the fit."
+            remarks.append((EmptyRowWarning, told))
+        if n_parameters > source.n_rows * source.n_features - seen.n_missing:
+            less = f", {seen.n_missing} values missing" if seen.n_missing else ""
             told = (
-                f"{name} has {n_parameters} parameters for {source.n_rows} rows of {source.n_features} features: "
-                "it repeats the data rather than describing it."
+                f"{name} has {n_parameters} parameters for {source.n_rows} rows of {source.n_features} "
+                f"features{less}: it repeats the data rather than describing it."
             )
             remarks.append((OverfitWarning, told))
         if not result.converged:
@@ -433,13 +457,18 @@ class AutoencoderEstimator(
             remarks.append((ConvergenceWarning, told))
         return remarks
 
+    def _aside(self, params: Params, problem: Problem) -> dict[str, Any]:
+        """Return the attributes that belong to what a fit alternates and are no part of ``model_``."""
+        del params, problem
+        return {}
+
     def _on_step(self, task: IterationTask, problem: Problem) -> Any:
         """Return the function that tells callbacks of each step."""
 
         def on_step(attempt: int, step: Step) -> bool:
             def attributes() -> dict[str, Any]:
                 model = problem.model(step.following, step.log_weights, step.encoder)
-                return {"model_": model, "n_iter_": step.iteration}
+                return {"model_": model, "n_iter_": step.iteration} | self._aside(step.following, problem)
 
             return task(attempt, attributes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
@@ -15,28 +14,21 @@ from torch import Tensor
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
 from mixcoder.encoders import Argmax, Posterior
+from mixcoder.estimators._gaussian_estimator import ROUNDING_FLOOR, GaussianEstimator
 from mixcoder.estimators._gaussian_parameters import (
     FAMILIES,
     check_means,
     check_spreads,
     check_weights,
-    covariances_of,
     params_of,
-    precision_factors_of,
 )
-from mixcoder.estimators._validation import Number, numbers_of
-from mixcoder.estimators.mixture import DensityEstimator, code_start, encoder_at
+from mixcoder.estimators._validation import numbers_of
+from mixcoder.estimators.mixture import encoder_at
 from mixcoder.fitting.em import Problem
-from mixcoder.fitting.fit import Start, found_start, start_around, start_at_random, start_from_code
-from mixcoder.fitting.kmeans import kmeans_labels
-from mixcoder.fitting.seeding import draw_distinct, plus_plus_batch
-from mixcoder.fitting.start import draw_sample
-
-# What keeps a covariance invertible where an explicit ``reg_covar`` is zero: rounding, nothing more.
-_ROUNDING_FLOOR = 1e-13
+from mixcoder.fitting.fit import Start, found_start, start_around
 
 
-class GaussianMixture(DensityEstimator):
+class GaussianMixture(GaussianEstimator):
     r"""Gaussian mixture, fitted by expectation-maximisation.
 
     .. math:: p(x) = \sum_k \pi_k\, \mathcal N(x;\ \mu_k, \Sigma_k)
@@ -110,14 +102,8 @@ class GaussianMixture(DensityEstimator):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **DensityEstimator._parameter_constraints,
+        **GaussianEstimator._parameter_constraints,
         "covariance_type": [StrOptions(set(FAMILIES))],
-        "reg_covar": [Number(Real, 0.0, math.inf, closed="left"), None],
-        "init_params": [
-            StrOptions({"auto", "kmeans", "k-means++", "random", "random_from_data"}),
-            "array-like",
-            callable,
-        ],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", Real, None],
@@ -207,7 +193,7 @@ class GaussianMixture(DensityEstimator):
         family = FAMILIES[self.covariance_type]
         if self.reg_covar is None:
             return family()
-        return family(min_variance=_ROUNDING_FLOOR, added_variance=float(self.reg_covar))
+        return family(min_variance=ROUNDING_FLOOR, added_variance=float(self.reg_covar))
 
     @property
     def _exact_maximiser(self) -> bool:
@@ -254,65 +240,6 @@ class GaussianMixture(DensityEstimator):
             means_now = problem.frame.undo(params.means)  # type: ignore[attr-defined]
             params = params_of(self.covariance_type, means_now, precisions, problem.frame, precision=True)
         return params, log_weights if weights is None else weights.log()
-
-    def _start_by_init_params(self, problem: Problem) -> Start | Callable[[int], Start] | None:
-        how, k = self.init_params, self.n_components
-        if isinstance(how, str) and how == "auto":
-            return None
-        generator = self._generator()
-        if not isinstance(how, str):
-            if not callable(how):
-                return code_start(problem, how, k)
-            random_state = self._random_numbers()
-            rows = problem.source.take(torch.arange(problem.source.n_rows))
-            shown = rows if self._from_torch else rows.numpy(force=True)
-            return lambda attempt: code_start(problem, how(shown, k, random_state), k)
-        if how == "kmeans":
-            return lambda attempt: start_from_code(problem, kmeans_labels(problem, k, generator), k)
-
-        def start(attempt: int) -> Start:
-            del attempt
-            sample = draw_sample(problem, k, problem.family.geometry, generator)
-            if len(sample.rows) <= k:  # one component a row: there is nothing to choose
-                return found_start(problem, k, Posterior(), generator)
-            if how == "random":
-                return start_at_random(problem, k, generator)
-            if how == "k-means++":
-                centres = plus_plus_batch(sample.view, sample.weights, k, 1, generator)[0]
-                chosen = torch.cdist(centres, sample.view).argmin(1)
-            else:
-                chosen = draw_distinct(sample.weights, k, generator)
-            return start_around(problem, sample.rows[chosen], Posterior())
-
-        return start
-
-    # Fitted attributes, in the units of the rows
-
-    @property
-    def means_(self) -> Any:
-        """Means of the components, shape (n_components, n_features)."""
-        model = self._fitted()
-        return self._attribute(model.frame.undo(model.params.means))  # type: ignore[attr-defined]
-
-    @property
-    def covariances_(self) -> Any:
-        """Covariances, in the shape of the covariance type, in squared units of the rows."""
-        model = self._fitted()
-        return self._attribute(covariances_of(self.covariance_type, model.params, model.frame))
-
-    @property
-    def precisions_cholesky_(self) -> Any:
-        """Upper triangular U with U U' the precision; reciprocal standard deviations where diagonal."""
-        model = self._fitted()
-        return self._attribute(precision_factors_of(self.covariance_type, model.params, model.frame))
-
-    @property
-    def precisions_(self) -> Any:
-        """Inverses of the covariances."""
-        model = self._fitted()
-        factors = precision_factors_of(self.covariance_type, model.params, model.frame)
-        dense = self.covariance_type in ("full", "tied")
-        return self._attribute(factors @ factors.mT if dense else factors.square())
 
 
 def _diagonal_of(covariance_type: str, covariances: Tensor) -> Tensor:

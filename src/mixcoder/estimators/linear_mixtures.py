@@ -10,8 +10,10 @@ import torch
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
+from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import PPCA, FactorAnalyzer, Family
+from mixcoder.components.observed import observed_parts
 from mixcoder.errors import DataError
 from mixcoder.estimators._validation import Number, like_input, numbers_of
 from mixcoder.estimators.mixture import DensityEstimator, Mixture, encoder_at
@@ -164,7 +166,7 @@ class LinearMixture(Mixture):
         model, source = self._asked_rows(X)
         total = 0.0
         for block in source.blocks(_BLOCK):
-            total += float((block.x.double() - _projected(model, block.x, rule)).square().sum())
+            total += float((block.x.double() - _projected(model, block.x, rule)).square().nansum())
         return total / source.n_rows
 
     def _n_latent(self, model: MixtureAutoencoder) -> int:
@@ -277,7 +279,7 @@ def _latent_of(model: MixtureAutoencoder, x: Tensor, component: Tensor) -> Tenso
     """Return E[z | x_n, k_n] of each row, shape (n, q)."""
     params: Any = model.params
     projections, _ = low_rank.posterior(params.loadings, _noise_of(params))
-    rows = model.frame.apply(x.double())
+    rows = _whole_rows(model, x, component)
     z = rows.new_empty(len(rows), projections.shape[1])
     for k in torch.unique(component).tolist():
         chosen = component == k
@@ -285,13 +287,24 @@ def _latent_of(model: MixtureAutoencoder, x: Tensor, component: Tensor) -> Tenso
     return z
 
 
+def _whole_rows(model: MixtureAutoencoder, x: Tensor, component: Tensor) -> Tensor:
+    """Return rows in working coordinates, missing entries as their component expects them, shape (n, d).
+
+    The latent mean is linear in the row: that of the expected row is E[z | x_a, k].
+    """
+    rows = model.frame.apply(x.double())
+    for index, seen in observed_parts(model.family, model.params, rows) if bool(rows.isnan().any()) else ():
+        rows[index] = seen.expected(HardCode(component[index], model.n_components))
+    return rows
+
+
 def _projected(model: MixtureAutoencoder, x: Tensor, rule: str) -> Tensor:
     """Return the point of a component's plane that is nearest to each row in units of the noise, shape (n, d)."""
     if rule not in ("posterior", "nearest"):
         raise ValueError(f"rule must be 'posterior' or 'nearest', got {rule!r}.")
-    rows = model.frame.apply(x.double())
+    component = model.assign(x)
+    rows = _whole_rows(model, x, component)
     if rule == "posterior":
-        component = model.assign(x)
         for k in torch.unique(component).tolist():
             chosen = component == k
             rows[chosen] = _on_plane(model, rows[chosen], k)

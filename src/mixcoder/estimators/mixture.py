@@ -34,9 +34,9 @@ from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
 from mixcoder.fitting.stream import Stream
 from mixcoder.sensing import Posterior as Sight
-from mixcoder.sensing import condition, impute, marginal, posterior
-from mixcoder.sensing.missing import checked_columns, family_of_columns
-from mixcoder.sources import Source
+from mixcoder.sensing import condition, impute, marginal, posterior, sample_missing
+from mixcoder.sensing.missing import checked_columns, family_of_columns, require_marginals
+from mixcoder.sources import Source, TensorSource
 
 
 def families() -> dict[str, type[Family[Any, Any]]]:
@@ -114,6 +114,20 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         """Return the start that the parameters give, or ``None`` to search for one."""
         raise NotImplementedError
 
+    def _problem(self, problem: Problem, row_weight: float) -> Problem:
+        """Return the problem to solve; ``row_weight`` rows are one unit of its weights."""
+        del row_weight
+        return problem
+
+    def _last_start(self, previous: MixtureAutoencoder) -> Start:
+        """Return where a fit goes on from."""
+        return previous.params, previous.log_weights
+
+    def _bound_unit(self, problem: Problem) -> float:
+        """Return what ``tol`` and ``lower_bound_`` count in: 1 for nats per row, or the number of rows."""
+        del problem
+        return 1.0
+
     @property
     def _exact_maximiser(self) -> bool:
         return True
@@ -121,6 +135,17 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     @property
     def _n_fitted_components(self) -> int:
         return int(self.n_components)
+
+    def _allows_missing(self, family: Family[Any, Any]) -> bool:
+        return family.marginalizes
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        try:
+            tags.input_tags.allow_nan = self._allows_missing(self._family())
+        except (TypeError, ValueError, KeyError):
+            tags.input_tags.allow_nan = False  # no such family: ``fit`` says so
+        return tags
 
     # Fitting
 
@@ -142,7 +167,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         ----------
         X : array-like or Tensor, shape (n_samples, n_features), Source, or Dask array or DataFrame
             Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files, those of Dask
-            are computed when they are read; where the sums run is what :func:`mixcoder.engine` says.
+            are computed when they are read; where the sums run is what :func:`mixcoder.engine` says. NaN is a missing
+            entry: it is integrated out (see Notes).
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
             Non-negative row weights; their scale has no effect.
@@ -159,6 +185,22 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         -------
         self
             If anything fails, the estimator is left exactly as it was.
+
+        Raises
+        ------
+        DataError
+            If rows are no finite numbers or outside of the family's domain, if a column has no value in any row, or
+            if an entry is missing and the family cannot integrate it out (Student's t, von Mises-Fisher, products).
+
+        Notes
+        -----
+        Of rows with missing entries the likelihood of what they hold is maximised, by exact EM: right where
+        what is missing may depend on what was seen, but not on itself. A row without any value has no weight, and the
+        fit says how many there are. Where nothing is missing, nothing of this is computed.
+
+        References
+        ----------
+        Ghahramani & Jordan (1994), "Supervised learning from incomplete data via an EM approach".
         """
         with all_or_nothing(self):
             X = rows_anywhere(X)
@@ -174,7 +216,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         previous: MixtureAutoencoder | None = getattr(self, "model_", None) if self.warm_start else None
-        source, _ = self._source(X, sample_weight)
+        source, row_weight = self._source(X, sample_weight)
         self._require_rows(source.n_rows)
         family, encoder = self._family(), self._encoder()
         limits = self._checked_range(source, family)
@@ -182,28 +224,31 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             previous = None
         problem, seen = prepare(source, family, limits, frame=None if previous is None else previous.frame)
         self._require_representable(problem, source.dtype)
+        problem = self._problem(problem, row_weight)
+        unit = self._bound_unit(problem)
         if self._checkpoint is not None:
             self._checkpoint.open(self, problem, seen)
         generator = self._generator()
+        whole = problem.completed() if previous is None else problem
         given: Start | Callable[[int], Start] | None
         if previous is not None:
             previous = on_device(previous, source.device)
-            given = previous.params, previous.log_weights
+            given = self._last_start(previous)
         else:
-            given = self._given_start(problem)
+            given = self._given_start(whole)
 
         def start(attempt: int) -> Start:
             if callable(given):
                 return given(attempt)
             if given is not None:
                 return given
-            return found_start(problem, self.n_components, encoder, generator)
+            return found_start(whole, self.n_components, encoder, generator)
 
         n_init = 1 if given is not None and not callable(given) else self.n_init
         accelerate = self.acceleration == "squarem" or (self.acceleration == "auto" and given is None)
         budget = Budget(
             max_iter=self.max_iter,
-            stop=gain_below(float(self.tol)),
+            stop=gain_below(float(self.tol), unit),
             accelerate=accelerate and not isinstance(encoder, Argmax),
             monotone=self._exact_maximiser,
             keep_on_interrupt=self.on_interrupt == "keep",
@@ -212,13 +257,15 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         with checkpointed(self, problem, encoder) as (state, keep):
             result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem), state, keep)
         self._keep(result)
-        self.lower_bound_ = result.bound
-        self.lower_bounds_ = list(result.history.bound)
+        self.lower_bound_ = unit * result.bound
+        self.lower_bounds_ = [unit * bound for bound in result.history.bound]
+        self.history_["bound"] = list(self.lower_bounds_)
         sums = result.statistics
         self._let_wait(None)
         self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight).contiguous()
+        vars(self).update(self._aside(result.params, problem))
         task.close()
-        self._report(result)
+        self._report(result, "nats per row" if unit == 1.0 else "nats")
         self._tell(result, problem, seen, n_parameters=self._n_parameters())
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -266,7 +313,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             self._pending = pending
 
     def _resumed_stream(self, source: Source, fitted: MixtureAutoencoder) -> Stream:
-        self._checked_range(source, fitted.family)
+        self._checked_range(source, fitted.family, first=False)
         return Stream.resumed(
             on_device(fitted, source.device),
             source,
@@ -283,11 +330,12 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self._require_rows(source.n_rows)
         problem, _ = prepare(source, family, limits)
         self._require_representable(problem, source.dtype)
-        given = self._given_start(problem)
+        whole = problem.completed()
+        given = self._given_start(whole)
         start = given(0) if callable(given) else given
         if start is None:
-            start = found_start(problem, self.n_components, encoder, self._generator())
-        return Stream(problem, *start, encoder, float(self.step_exponent))
+            start = found_start(whole, self.n_components, encoder, self._generator())
+        return Stream(whole, *start, encoder, float(self.step_exponent))
 
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
         return (
@@ -303,13 +351,13 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
                 f"n_samples = {n_rows}. Give more rows or ask for fewer components."
             )
 
-    def _report(self, result: FitResult) -> None:
+    def _report(self, result: FitResult, nats: str) -> None:
         if not self.verbose:
             return
-        bounds = result.history.bound
+        bounds = self.lower_bounds_
         for i, bound in enumerate(bounds, 1):
             if i % self.verbose_interval == 0 or i == len(bounds):
-                print(f"  iteration {i}: bound {bound:.6f} nats per row")  # noqa: T201
+                print(f"  iteration {i}: bound {bound:.6f} {nats}")  # noqa: T201
         print(f"{type(self).__name__}: {result.reason} ({result.n_iter} iterations)")  # noqa: T201
 
     # What a density answers
@@ -353,9 +401,13 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         model, source = self._asked_rows(X)
         return model.log_prob(source)
 
+    def _generative(self) -> MixtureAutoencoder:
+        """Return the mixture that generates rows; the one that codes them, unless they differ."""
+        return self._fitted()
+
     def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
         """Return random rows, shape (n_samples, n_features), and the component of each, shape (n_samples,)."""
-        model = self._fitted()
+        model = self._generative()
         if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be an int of at least 1, got {n_samples!r}.")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -392,19 +444,26 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         >>> prior.posterior([[2.0]], [[1.0, 0.0]], noise_variance=0.0).mean.tolist()
         [[2.0, 1.0]]
         """
-        model = self._fitted()
+        model = self._generative()
         rows = y.detach() if isinstance(y, Tensor) else as_tensor(np.asarray(y))
         return posterior(
             on_device(model, rows.device), rows, operator, noise_variance, temperature=temperature
         )
 
+    @lazily
     def impute(self, X: Any) -> Any:
         r"""Return the rows with each NaN replaced by its posterior mean, shape (n_samples, n_features).
 
-        .. math:: E[x_b | x_a] = \sum_k r_k \left[\mu_{k,b} + \Sigma_{k,ba} \Sigma_{k,aa}^{-1} (x_a - \mu_{k,a})\right]
+        .. math:: E[x_b | x_a] = \sum_k r_k\, E[x_b | x_a, k]
 
-        The components must be Gaussian. What is there stays as it is; a row without any entry becomes the mean of the
-        mixture. Each pattern of missing columns takes one factorisation a covariance.
+        which for Gaussian components is :math:`\sum_k r_k [\mu_{k,b} + \Sigma_{k,ba} \Sigma_{k,aa}^{-1}
+        (x_a - \mu_{k,a})]`, and for categories their most probable one. What is there stays as it is; a row without
+        any entry becomes the mean of the mixture.
+
+        Raises
+        ------
+        TypeError
+            If the family of the components cannot miss entries.
 
         Examples
         --------
@@ -413,9 +472,48 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         >>> prior.impute([[2.0, float("nan")], [float("nan")] * 2]).tolist()
         [[2.0, 1.0], [0.0, 0.0]]
         """
-        model = self._fitted()
+        model, x = self._incomplete_rows(X)
+        return like_input(impute(model, x), X)
+
+    def sample_missing(self, X: Any, *, random_state: Any = None) -> Any:
+        r"""Return the rows with each NaN replaced by a draw from :math:`p(x_b | x_a)`, shape (n_samples, n_features).
+
+        All entries that a row misses are drawn together: a component from its posterior, then what it generates given
+        what is there. Several draws are a multiple imputation (Rubin 1987): what is computed of each shows by its
+        spread how much the missing entries matter.
+
+        Parameters
+        ----------
+        X : array-like, shape (n_samples, n_features)
+        random_state : int, RandomState or None
+            By default that of the estimator.
+
+        Raises
+        ------
+        TypeError
+            If the family of the components cannot miss entries.
+
+        Examples
+        --------
+        >>> from mixcoder import GaussianMixture
+        >>> prior = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+        >>> drawn = prior.sample_missing([[2.0, float("nan")]] * 10_000, random_state=0)
+        >>> float(drawn[:, 1].mean().round(1)), float(drawn[:, 1].var().round(1))
+        (1.0, 0.8)
+        """
+        model, x = self._incomplete_rows(X)
+        seed = check_random_state(self.random_state if random_state is None else random_state)
+        generator = torch.Generator(device=x.device).manual_seed(int(seed.randint(np.iinfo(np.int32).max)))
+        return like_input(sample_missing(model, x, generator), X)
+
+    def _incomplete_rows(self, X: Any) -> tuple[MixtureAutoencoder, Tensor]:
+        """Return the model, and rows whose missing entries it can fill in."""
+        model = self._generative()
         x = rows_of(self, X, reset=False)
-        return like_input(impute(on_device(model, x.device), x), X)
+        require_marginals(model)
+        if self._allows_missing(model.family):  # else a fit refuses them, and ``complete`` does not
+            self._admissible_range(TensorSource(x), model.family)
+        return on_device(model, x.device), x
 
     def marginal(self, columns: Any) -> Self:
         """Return the fitted mixture of some of the features, in the order given; the others are integrated out.
@@ -455,6 +553,21 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         >>> given = prior.condition([0], [2.0])
         >>> given.means_.tolist(), given.covariances_.tolist()
         ([[1.0]], [[[0.75]]])
+
+        Regression: the conditional mean is the prediction, the conditional covariance its error. With one component it
+        is linear regression; with more, a smooth mixture of such. For many rows at once ask ``impute``.
+
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.uniform(-2, 2, 500)
+        >>> table = np.column_stack([x, np.abs(x) + 0.1 * rng.standard_normal(500)])
+        >>> model = GaussianMixture(2, random_state=0).fit(table)
+        >>> given = model.condition([0], [1.5])
+        >>> (given.weights_ @ given.means_).round(1).tolist()
+        [1.5]
+        >>> ask = np.array([[-1.0, np.nan], [1.0, np.nan]])
+        >>> model.impute(ask)[:, 1].round(1).tolist()
+        [1.0, 1.0]
         """
         model, numbers = self._fitted(), self._columns(columns)
         known = values.detach() if isinstance(values, Tensor) else as_tensor(np.asarray(values, np.float64))

@@ -58,12 +58,14 @@ StopRule = Callable[[Step], str | None]
 """Returns why to stop, or ``None`` to go on."""
 
 
-def gain_below(tol: float) -> StopRule:
-    """Return the rule that stops once an EM step changes the mean bound by less than ``tol``."""
+def gain_below(tol: float, unit: float = 1.0) -> StopRule:
+    """Return the rule that stops once an EM step changes ``unit`` times the mean bound by less than ``tol``."""
+    nats = "nats per row" if unit == 1.0 else "nats"
 
     def rule(step: Step) -> str | None:
-        if abs(step.gain) < tol or step.gain == 0.0:
-            return f"the bound changed by {abs(step.gain):.2g} nats per row, less than tol={tol:g}"
+        gain = unit * abs(step.gain)
+        if gain < tol or gain == 0.0:
+            return f"the bound changed by {gain:.2g} {nats}, less than tol={tol:g}"
         return None
 
     return rule
@@ -95,6 +97,8 @@ class FitResult:
     Parameters
     ----------
     model : MixtureAutoencoder
+    params : Params
+        What was alternated: the parameters of the model, or a posterior of them.
     bound : float
         Mean bound per unit of row weight, in nats, in the last E-step.
     converged : bool
@@ -114,6 +118,7 @@ class FitResult:
     """
 
     model: MixtureAutoencoder
+    params: Params
     bound: float
     converged: bool
     reason: str
@@ -287,6 +292,7 @@ def alternate(
     last_bound = run.history.bound[-1] if run.history.bound else -math.inf
     return FitResult(
         model=problem.model(run.params, run.log_weights, current),
+        params=run.params,
         bound=last_bound if kept is None else kept,
         converged=converged,
         reason=reason,
@@ -353,7 +359,7 @@ def _try_leap(
         log_weights = _without(log_weights, run.dropped)
         totals = problem.totals(params, log_weights, encoder)
         reached = float(totals.bound / totals.weight)
-        if math.isfinite(reached) and reached >= bound and not empty_components(totals):
+        if math.isfinite(reached) and reached >= bound and not empty_components(problem, totals):
             run.params, run.log_weights = problem.maximize(totals.statistics, log_weights)
             run.log_weights = _without(run.log_weights, run.dropped)
             run.history.bound.append(reached)
@@ -370,7 +376,7 @@ def _fell(gain: float, bound: float, problem: Problem) -> bool:
 
 def _repaired(problem: Problem, run: _Run, totals: Totals, encoder: Encoder) -> tuple[Statistics, str]:
     """Return the sums with components that lost their rows refilled or dropped, and what was done."""
-    lost = [k for k in empty_components(totals) if k not in run.dropped]
+    lost = [k for k in empty_components(problem, totals) if k not in run.dropped]
     if not lost:
         return totals.statistics, ""
     hopeless = [k for k in lost if run.refills.get(k, 0) >= _MAX_REFILLS]

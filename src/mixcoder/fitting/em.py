@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -60,6 +60,21 @@ class _Pass:
 
 
 @dataclass(frozen=True)
+class _RowBounds:
+    """The bound of each row of a block."""
+
+    kernel: Kernel[Any, Any]
+    frame: Frame
+    encoder: Encoder
+
+    def __call__(self, block: Block) -> Tensor:
+        rows = self.kernel.expand(block.x, self.frame)
+        bound = self.encoder.encode_with_bound_(self.kernel.log_joint(rows))[1]
+        offset = self.kernel.row_offset(rows)
+        return bound if offset is None else bound + offset
+
+
+@dataclass(frozen=True)
 class _Pooled:
     """The sums of a block that no code weighs."""
 
@@ -92,6 +107,11 @@ class FirstSums:
         return self
 
 
+def everyone(block: Block) -> Code:
+    """Return the code of one component."""
+    return block.x.new_ones(len(block.x), 1).double()
+
+
 @dataclass(frozen=True)
 class Problem:
     """Rows and how they are to be read: everything about a fit that does not change while it runs.
@@ -121,6 +141,18 @@ class Problem:
     fixed_weights: bool = False
     workspace: Workspace = field(default_factory=Workspace, repr=False, compare=False)
 
+    refills: ClassVar[bool] = True
+    """Whether a component that lost its rows is given new ones; under a prior it rests on that."""
+
+    tolerance: ClassVar[dict[torch.dtype, float]] = FIT_TOLERANCE
+    """Largest error in nats that a pass may make on a row of typical size, by the dtype of the rows."""
+
+    @classmethod
+    def of(cls, problem: Problem, **changes: Any) -> Self:
+        """Return a problem of this kind on what another knows, some of it changed, and what this kind adds."""
+        known = {entry.name: getattr(problem, entry.name) for entry in fields(Problem)}
+        return cls(**(known | changes))
+
     def with_pooled(self) -> Problem:
         """Return the problem with its pooled sums added up, one pass over the rows."""
         probe = self.family.pooled(self.frame.apply(self.source.take(torch.tensor([0])).double()))
@@ -141,7 +173,7 @@ class Problem:
             source.dtype,
             self.workspace,
             self.magnitude,
-            FIT_TOLERANCE[source.dtype],
+            self.tolerance[source.dtype],
             column_major=not isinstance(encoder, Argmax),
         )
         kernel = self.family.kernel(params, log_weights, setting)
@@ -156,9 +188,13 @@ class Problem:
             totals, bound=totals.bound + offset, statistics=self.with_pooled_sums(totals.statistics)
         )
 
+    def parameters(self, statistics: Statistics) -> Params:
+        """Return parameters that maximise the bound at the given sums."""
+        return self.family.maximize(statistics)
+
     def maximize(self, statistics: Statistics, log_weights: Tensor) -> tuple[Params, Tensor]:
         """Return parameters and log-weights that maximise the bound at the given sums."""
-        params = self.family.maximize(statistics)
+        params = self.parameters(statistics)
         if self.fixed_weights:
             return params, log_weights
         counts: Tensor = statistics.counts  # type: ignore[attr-defined]
@@ -171,6 +207,37 @@ class Problem:
         first = FirstSums(self.family, self.frame, code_of)
         return self.maximize(self.source.map_reduce(first, rows), equal)
 
+    def row_bounds(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Callable[[Block], Tensor]:
+        """Return what gives the bound of each row of a block in float64, shape (n,), in working units.
+
+        A value, like all that a pass does with a block.
+        """
+        setting = PassSetting(
+            torch.float64,
+            self.workspace.child("bounds"),
+            self.magnitude,
+            FIT_TOLERANCE[torch.float64],
+            column_major=False,
+        )
+        return _RowBounds(self.family.kernel(params, log_weights, setting), self.frame, encoder)
+
+    def log_likelihood(self, params: Params, rows: Tensor) -> Tensor:
+        """Return log p(x | k) of rows in working coordinates, shape (n, k)."""
+        return self.family.log_likelihood(params, rows)
+
+    def statistics(self, params: Params, rows: Tensor, code: Code, weights: Tensor | None) -> Statistics:
+        """Return the sums of rows in working coordinates."""
+        return self.family.statistics(params, rows, code, weights)
+
+    def filled(self, params: Params, rows: Tensor, code: Code) -> Tensor:
+        """Return rows in working coordinates with what is missing as the code expects it, shape (n, d)."""
+        del params, code
+        return rows
+
+    def completed(self) -> Problem:
+        """Return the problem of the same rows without any missing entry, to find starts for."""
+        return self
+
     def rows(self, index: Tensor) -> Tensor:
         """Return some rows in working coordinates and float64, shape (m, d)."""
         return self.frame.apply(self.source.take(index).to(torch.float64))
@@ -182,6 +249,19 @@ class Problem:
     def model(self, params: Params, log_weights: Tensor, encoder: Encoder) -> MixtureAutoencoder:
         """Return the mixture with these parameters."""
         return MixtureAutoencoder(self.family, params, log_weights, encoder, self.frame, self.magnitude)
+
+    def example(self, params: Params) -> Params:
+        """Return parameters of the class that is alternated, given an example of the family's."""
+        return params
+
+    def without_prior(self) -> Problem:
+        """Return the problem of maximum likelihood on the same rows."""
+        return self
+
+    def adopt(self, params: Params, log_weights: Tensor, encoder: Encoder) -> tuple[Params, Tensor]:
+        """Return a start of ``without_prior()`` as one of this problem."""
+        del encoder
+        return params, log_weights
 
     @property
     def width(self) -> int:

@@ -15,7 +15,8 @@ from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components.base import Family, Params
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.alternate import FitResult, Progress, Step, StopRule, alternate
-from mixcoder.fitting.em import Problem
+from mixcoder.fitting.em import Problem, everyone
+from mixcoder.fitting.incomplete import IncompleteProblem
 from mixcoder.fitting.scan import Range, Scan, scan
 from mixcoder.fitting.start import draw_sample, search
 from mixcoder.ops.frame import Frame
@@ -116,6 +117,10 @@ def prepare(
         total_weight=seen.weight,
         fixed_weights=fixed_weights,
     )
+    if limits.incomplete:
+        # The mean row is of the domain of few families other than the Gaussian ones; the lowest of all.
+        middle = family.check_rows(seen.mean[None]) is None
+        return IncompleteProblem.of(problem, filler=seen.mean if middle else seen.lowest), seen
     return problem.with_pooled(), seen
 
 
@@ -133,14 +138,16 @@ def found_start(problem: Problem, n_components: int, encoder: Encoder, generator
     # One thread: the same bits on every machine, and faster than two that wait for each other on a sample.
     # Nothing here is differentiated: inference mode takes a sixth off the many small operations of a search.
     with single_threaded_kernels(), torch.inference_mode():
-        sample = draw_sample(problem, n_components, problem.family.geometry, generator)
-        n_starts = n_search_starts(problem, n_components, len(sample.rows))
+        plain = problem.without_prior()
+        sample = draw_sample(plain, n_components, plain.family.geometry, generator)
+        n_starts = n_search_starts(plain, n_components, len(sample.rows))
         if n_components == 1:
             n_starts = 1
         params, log_weights = search(
-            problem, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator
+            plain, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator
         )
-    return params.clone(), log_weights.clone()  # tensors of inference mode cannot be written to later
+    # Clones: tensors of inference mode cannot be written to later.
+    return problem.adopt(params.clone(), log_weights.clone(), encoder.at(0))
 
 
 @dataclass(frozen=True)
@@ -178,10 +185,6 @@ class _Zigzags:
         return code / code.sum(1, keepdim=True)
 
 
-def _everyone(block: Block) -> Code:
-    return block.x.new_ones(len(block.x), 1).double()
-
-
 def start_from_code(problem: Problem, code: Code, n_components: int) -> Start:
     """Return the first M-step of a code of every row."""
     return problem.maximize_code(_GivenCode(code, n_components), n_components)
@@ -210,11 +213,12 @@ def start_around(problem: Problem, means: Tensor, encoder: Encoder) -> Start:
         In working coordinates.
     """
     k = means.shape[0]
-    whole, _ = problem.maximize_code(_everyone, 1)
-    everyone = torch.zeros(k, dtype=torch.int64, device=means.device)
-    params = replace(whole.take(everyone), means=means)  # type: ignore[call-arg]
+    plain = problem.without_prior()
+    whole, _ = plain.maximize_code(everyone, 1)
+    same = torch.zeros(k, dtype=torch.int64, device=means.device)
+    params = replace(whole.take(same), means=means)  # type: ignore[call-arg]
     equal = means.new_full((k,), -math.log(k))
-    totals = problem.totals(params, equal, encoder)
+    totals = plain.totals(params, equal, encoder)
     return problem.maximize(totals.statistics, equal)
 
 

@@ -56,18 +56,8 @@ def _of_one_size(problem: Problem, *, remembers: bool = True) -> Problem:
     if not remembers or not isinstance(problem.source, TensorSource) or current_engine().remote:
         # Rows in files are not remembered one by one: there may be more of them than memory holds. And workers
         # remember nothing.
-        return replace(problem, family=family, fixed_weights=True)
-    return LloydProblem(
-        source=problem.source,
-        family=family,
-        frame=problem.frame,
-        magnitude=problem.magnitude,
-        variances=problem.variances,
-        total_weight=problem.total_weight,
-        pooled=problem.pooled,
-        fixed_weights=True,
-        workspace=problem.workspace,
-    )
+        return Problem.of(problem, family=family, fixed_weights=True)
+    return LloydProblem.of(problem, family=family, fixed_weights=True)
 
 
 def start_at_centres(problem: Problem, centres: Tensor) -> Start:
@@ -163,7 +153,7 @@ def lloyd(problem: Problem, centres: Tensor, *, max_iter: int, tol: float) -> Fi
 
 def kmeans_labels(problem: Problem, n_clusters: int, generator: torch.Generator) -> HardCode:
     """Return the clusters of all rows by k-means, as a start for another family."""
-    own = _of_one_size(replace(problem, family=GaussianTiedSpherical(), pooled=None).with_pooled())
+    own = _of_one_size(Problem.of(problem, family=GaussianTiedSpherical(), pooled=None).with_pooled())
     result = lloyd(own, searched_centres(own, n_clusters, generator), max_iter=100, tol=1e-4)
     return HardCode(result.model.assign(problem.source), n_clusters)
 

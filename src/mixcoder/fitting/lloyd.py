@@ -14,7 +14,7 @@ from mixcoder.components.gaussian_tied_spherical import GaussianTiedSphericalPar
 from mixcoder.encoders import Encoder
 from mixcoder.encoders.argmax import rowwise_argmax
 from mixcoder.engines import LocalEngine, current_engine
-from mixcoder.fitting.em import FIT_TOLERANCE, Problem, Totals
+from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.seeding import plus_plus_batch
 from mixcoder.fitting.start import hard_start
 from mixcoder.ops.frame import Frame
@@ -228,7 +228,7 @@ class _Nearness:
     def of(cls, problem: LloydProblem, params: GaussianTiedSphericalParams, log_weights: Tensor) -> _Nearness:
         """Return the cheapest way that keeps within the tolerance of a fit."""
         centres, frame, dtype = params.means, problem.frame, problem.source.dtype
-        tolerance = FIT_TOLERANCE[dtype]
+        tolerance = problem.tolerance[dtype]
         half_squares = 0.5 * centres.square().sum(1)
         weights = centres * frame.scale
         bias = -(weights @ frame.shift) - half_squares
@@ -268,40 +268,41 @@ class _Visit:
 
     def __call__(self, pieces: Sequence[Tensor]) -> Moments | None:
         """Return how the rows change the sums, if they do, their notes brought up to date."""
-        total: list[Moments] = []
+        total: Moments | None = None
         for active in pieces:
-            self._look(active, total)
-        return total[0] if total else None
+            total = self._look(active, total)
+        return total
 
-    def _look(self, active: Tensor, total: list[Moments]) -> None:
-        """Give active rows their labels and exact bounds, and move those that change from sum to sum."""
+    def _look(self, active: Tensor, total: Moments | None) -> Moments | None:
+        """Give active rows their labels and exact bounds; return the changes with those of rows that change theirs."""
         memory, source = self.memory, self.problem.source
         assert isinstance(source, TensorSource)
+        place: slice | Tensor = active
         if self.everyone:
-            part = slice(int(active[0]), int(active[-1]) + 1)
-            x, labels, squares = source.x[part], memory.labels[part], memory.squares[part]
-            if int(labels[0]) < 0:
-                self._measure(x, squares)
+            place = slice(int(active[0]), int(active[-1]) + 1)
+            x = source.x[place]
+            if int(memory.labels[place.start]) < 0:
+                self._measure(x, memory.squares[place])
         else:
             x = self.problem.workspace.take(
                 "gathered", len(active), source.n_features, source.dtype, source.device
             )
             torch.index_select(source.x, 0, active, out=x)
-            labels, squares = memory.labels[active], memory.squares[active]
-        scores, level = self.nearness.scores(x, self.problem.frame, squares)
+        labels = memory.labels[place]
+        scores, level = self.nearness.scores(x, self.problem.frame, memory.squares[place])
         fresh = rowwise_argmax(scores)
-        self._note(active, scores, level, fresh)
+        self._note(place, scores, level, fresh)
         changed = torch.nonzero(labels != fresh)[:, 0]
         if len(changed) == 0:
-            return
-        if not total:
-            total.append(_nothing(memory.centres))
+            return total
+        total = _nothing(memory.centres) if total is None else total
         for some in changed.split(max(1, _WIDE_BYTES // (8 * source.n_features))):
             moved, before, after = active[some], labels[some].long(), fresh[some]
             gone = self.problem.frame.apply(x[some].to(torch.float64))
             weights = None if source.weights is None else source.weights[moved].to(torch.float64)
-            _move(gone, weights, before, after, total[0])
-        memory.labels[active] = fresh.to(memory.labels.dtype)
+            _move(gone, weights, before, after, total)
+        memory.labels[place] = fresh.to(memory.labels.dtype)
+        return total
 
     def _measure(self, x: Tensor, squares: Tensor) -> None:
         """Write |z|^2 of rows seen for the first time."""
@@ -309,7 +310,7 @@ class _Visit:
         for rows, out in zip(x.split(size), squares.split(size), strict=True):
             out.copy_(self.problem.frame.apply(rows.to(torch.float64)).square_().sum(1))
 
-    def _note(self, active: Tensor, scores: Tensor, level: Tensor, fresh: Tensor) -> None:
+    def _note(self, place: slice | Tensor, scores: Tensor, level: Tensor, fresh: Tensor) -> None:
         """Write exact bounds of the active rows; ``scores`` is overwritten."""
         memory, sizes = self.memory, self.memory.sizes
         slack = _ROUNDING * _eps(scores) * (level.abs() + self.nearness.size)
@@ -319,12 +320,7 @@ class _Visit:
         parts = (scores,) if len(sizes) == 1 else scores.index_select(1, memory.order).split(sizes, 1)
         nearest = torch.stack([part.amax(1) for part in parts])
         lower = (level - slack).sub(nearest, alpha=2.0).clamp_min_(0).sqrt_().to(memory.lower.dtype)
-        if self.everyone:
-            part = slice(int(active[0]), int(active[-1]) + 1)
-            memory.upper[part], memory.lower[:, part] = upper, lower
-        else:
-            memory.upper[active] = upper
-            memory.lower[:, active] = lower
+        memory.upper[place], memory.lower[:, place] = upper, lower
 
 
 def _move(rows: Tensor, weights: Tensor | None, before: Tensor, after: Tensor, total: Moments) -> None:

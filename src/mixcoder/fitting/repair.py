@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixcoder._typing import HardCode
-from mixcoder.components.base import Kernel, Params, PassSetting
+from mixcoder.components.base import Params
 from mixcoder.encoders import Encoder
-from mixcoder.fitting.em import FIT_TOLERANCE, Problem, Totals
-from mixcoder.ops.frame import Frame
+from mixcoder.fitting.em import Problem, Totals
 from mixcoder.sources import Block
 from mixcoder.statistics import Statistics
 
@@ -20,8 +19,10 @@ from mixcoder.statistics import Statistics
 _EMPTY_ROWS = 1e-3
 
 
-def empty_components(totals: Totals) -> list[int]:
-    """Return the components with (next to) no rows."""
+def empty_components(problem: Problem, totals: Totals) -> list[int]:
+    """Return the components with (next to) no rows, where that is a fault."""
+    if not problem.refills:
+        return []
     counts: Tensor = totals.statistics.counts  # type: ignore[attr-defined]
     return torch.nonzero(counts < _EMPTY_ROWS)[:, 0].tolist()
 
@@ -62,24 +63,26 @@ def refill(
     # A row that its own component explains as well as any row can be has nothing to give.
     rows = problem.rows(worst.index)
     weights = problem.weights(worst.index)
-    log_joint = problem.family.log_likelihood(params, rows) + log_weights
+    log_joint = problem.log_likelihood(params, rows) + log_weights
     old_code = encoder.encode(log_joint)
     statistics, filled = totals.statistics, []
-    best = problem.family.log_likelihood(params, problem.family.decode(params, old_code))
-    reachable = best.amax(1) - problem.family.log_likelihood(params, rows).amax(1)
+    centres = torch.where(rows.isnan(), rows, problem.family.decode(params, old_code))
+    best = problem.log_likelihood(params, centres)
+    reachable = best.amax(1) - problem.log_likelihood(params, rows).amax(1)
+    whole = problem.filled(params, rows, old_code)
     for place, k in enumerate(lost):
         chosen = torch.arange(place, len(worst.index), len(lost), device=rows.device)
         if len(chosen) == 0 or bool((reachable[chosen] <= 1e-12).all()):
             continue
         chosen_weights = None if weights is None else weights[chosen]
         index = torch.full((len(chosen),), k, device=rows.device)
-        given = problem.family.statistics(params, rows[chosen], HardCode(index, n_components), chosen_weights)
+        given = problem.statistics(params, whole[chosen], HardCode(index, n_components), chosen_weights)
         code = (
             HardCode(old_code.index[chosen], n_components)
             if isinstance(old_code, HardCode)
             else old_code[chosen]
         )
-        taken = problem.family.statistics(params, rows[chosen], code, chosen_weights)
+        taken = problem.statistics(params, rows[chosen], code, chosen_weights)
         statistics = statistics + _unpooled(given, statistics) + _unpooled(taken, statistics).scaled(-1.0)
         filled.append(k)
     return problem.with_pooled_sums(statistics), filled
@@ -97,31 +100,18 @@ def _worst_rows(
     problem: Problem, params: Params, log_weights: Tensor, encoder: Encoder, n_rows: int
 ) -> _Worst:
     """Return the rows with the lowest bound."""
-    setting = PassSetting(
-        torch.float64,
-        problem.workspace.child("worst rows"),
-        problem.magnitude,
-        FIT_TOLERANCE[torch.float64],
-        column_major=False,
-    )
-    kernel = problem.family.kernel(params, log_weights, setting)
-    return problem.source.map_reduce(_Look(kernel, problem.frame, encoder, n_rows), 4096)
+    return problem.source.map_reduce(_Look(problem.row_bounds(params, log_weights, encoder), n_rows), 4096)
 
 
 @dataclass(frozen=True)
 class _Look:
     """The worst rows of a block."""
 
-    kernel: Kernel[Any, Any]
-    frame: Frame
-    encoder: Encoder
+    bounds: Callable[[Block], Tensor]
     n_rows: int
 
     def __call__(self, block: Block) -> _Worst:
-        rows = self.kernel.expand(block.x, self.frame)
-        bound = self.encoder.encode_with_bound_(self.kernel.log_joint(rows))[1]
-        offset = self.kernel.row_offset(rows)
-        bound = bound if offset is None else bound + offset
+        bound = self.bounds(block)
         if block.weights is not None:
             bound = torch.where(block.weights > 0, bound, torch.inf)
         lowest, index = torch.topk(bound, min(self.n_rows, len(bound)), largest=False)

@@ -16,14 +16,29 @@ _SCAN_NUMBERS = 1 << 18
 
 @dataclass(frozen=True)
 class Range:
-    """Smallest and largest value of each column; NaN where a column holds one, shape (d,)."""
+    """Smallest and largest value of each column; NaN where a column holds one, shape (d,).
+
+    Parameters
+    ----------
+    lowest, highest : Tensor, shape (d,)
+    incomplete : bool
+        Whether entries are missing, and these are the ranges of what is seen: (inf, -inf) of a column of which
+        nothing is.
+    """
 
     lowest: Tensor
     highest: Tensor
+    incomplete: bool = False
 
     def __add__(self, other: Range) -> Range:
         """Return the range of both sets of rows."""
-        return Range(torch.minimum(self.lowest, other.lowest), torch.maximum(self.highest, other.highest))
+        lowest, highest = torch.minimum(self.lowest, other.lowest), torch.maximum(self.highest, other.highest)
+        return Range(lowest, highest, self.incomplete or other.incomplete)
+
+    @property
+    def has_nan(self) -> bool:
+        """Whether some value is NaN."""
+        return bool(self.lowest.isnan().any())
 
     @property
     def finite(self) -> bool:
@@ -33,7 +48,7 @@ class Range:
 
 @dataclass(frozen=True)
 class _Spread:
-    """Weight, mean and summed squared deviations of some rows."""
+    """Weight, of all or of each column, mean and summed squared deviations of some rows."""
 
     weight: Tensor
     mean: Tensor
@@ -59,6 +74,8 @@ class Scan:
     mean, std : Tensor, shape (d,)
         Exact for a constant column: its value, and zero.
     lowest, highest : Tensor, shape (d,)
+    n_missing, n_empty : int
+        Number of missing entries, and of rows without any other.
     """
 
     weight: float
@@ -66,6 +83,8 @@ class Scan:
     std: Tensor
     lowest: Tensor
     highest: Tensor
+    n_missing: int = 0
+    n_empty: int = 0
 
     @property
     def constant(self) -> Tensor:
@@ -87,24 +106,54 @@ def scan_range(source: Source) -> Range:
     return source.map_reduce(_range_of, _scan_rows(source))
 
 
+def observed_range(source: Source) -> Range:
+    """Return the range of what each column holds where its entry is not NaN."""
+    return source.map_reduce(_observed_range_of, _scan_rows(source))
+
+
 def scan(source: Source, limits: Range) -> Scan:
-    """Return mean and spread of rows whose range is known, at any offset and any scale."""
+    """Return mean and spread of rows whose range is known, at any offset and any scale; of what is seen of them."""
     lowest, highest = limits.lowest.double(), limits.highest.double()
     # In the units of its own range no column can overflow when it is squared.
     reach = torch.maximum(highest.abs(), lowest.abs())
     centre = 0.5 * lowest + 0.5 * highest
     half_width = torch.where(lowest == highest, reach, 0.5 * highest - 0.5 * lowest)
     units = Frame.around(centre, half_width, common_scale=False)
-    spread = source.map_reduce(_SpreadOf(units), _scan_rows(source))
+    spread = source.map_reduce(_SpreadOf(units, limits.incomplete), _scan_rows(source))
     constant = lowest == highest
     std = (spread.squares / spread.weight.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+    weight, n_missing, n_empty = _missing_in(source) if limits.incomplete else (float(spread.weight), 0, 0)
     return Scan(
-        float(spread.weight),
+        weight,
         torch.where(constant, lowest, units.undo(spread.mean)),
         torch.where(constant, torch.zeros_like(std), std / units.scale),
         lowest,
         highest,
+        n_missing,
+        n_empty,
     )
+
+
+def _observed_spread(x: Tensor, weights: Tensor | None) -> _Spread:
+    """Return weight, mean and squared deviations of what is seen, shape (d,) each."""
+    seen = (~x.isnan()).to(x.dtype)
+    shares = seen if weights is None else seen * weights.to(x.dtype)[:, None]
+    weight, x = shares.sum(0), x.nan_to_num(nan=0.0)
+    mean = (shares * x).sum(0) / weight.clamp_min(torch.finfo(torch.float64).tiny)
+    return _Spread(weight, mean, (shares * (x - mean).square()).sum(0))
+
+
+def _missing_in(source: Source) -> tuple[float, int, int]:
+    """Return the weight of the rows that hold anything, the number of missing entries, and of empty rows."""
+    weight, n_missing, n_empty = source.map_reduce(_missing_of, _scan_rows(source)).tolist()
+    return weight, int(n_missing), int(n_empty)
+
+
+def _missing_of(block: Block) -> Tensor:
+    missing = block.x.isnan()
+    some = (~missing).any(1).double()
+    weight = some.sum() if block.weights is None else some @ block.weights.double()
+    return torch.stack([weight, missing.sum().double(), len(some) - some.sum()])
 
 
 def _scan_rows(source: Source) -> int:
@@ -116,9 +165,12 @@ class _SpreadOf:
     """The spread of a block in given units."""
 
     units: Frame
+    incomplete: bool
 
     def __call__(self, block: Block) -> _Spread:
         x = self.units.apply(block.x.to(torch.float64))
+        if self.incomplete:
+            return _observed_spread(x, block.weights)
         if block.weights is None:
             mean = x.mean(0)
             return _Spread(x.new_tensor(float(x.shape[0])), mean, (x - mean).square_().sum(0))
@@ -131,3 +183,9 @@ class _SpreadOf:
 def _range_of(block: Block) -> Range:
     lowest, highest = torch.aminmax(block.x, dim=0)
     return Range(lowest, highest)
+
+
+def _observed_range_of(block: Block) -> Range:
+    missing = block.x.isnan()
+    lowest = block.x.masked_fill(missing, torch.inf).amin(0)
+    return Range(lowest, block.x.masked_fill(missing, -torch.inf).amax(0), incomplete=bool(missing.any()))

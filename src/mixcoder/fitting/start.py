@@ -30,10 +30,21 @@ from mixcoder.ops.simplex import softargmax_
 from mixcoder.ops.workspace import Workspace
 from mixcoder.statistics import Statistics
 
-# Rows per centre in the sample that seeds a fit: at 20-50 the final fit is as good as from all rows.
+# Rows per centre in the sample that seeds a fit: at 20-50 means are as good as from all rows. What else is fitted of
+# a component needs its own: with fewer rows than a few times the features a covariance fits the sample only.
 _ROWS_PER_CENTRE = 50
+_ROWS_PER_PARAMETER = 8
 _MIN_SAMPLE = 2000
+
+# Multiplications up to which the distances of all rows of a sample from all centres are cheap enough for more rows.
+_SAMPLE_WORK = 1_500_000_000
 _MAX_SAMPLE = 50_000
+
+# Lloyd steps of a start from centres. Few centres keep the starts different, and EM does the rest; of many, some
+# are always misplaced at first, which EM repairs slowly.
+_LLOYD_STEPS = 2
+_MANY_CENTRES = 16
+_MANY_LLOYD_STEPS = 8
 
 # EM steps of every start, then of the best third.
 _FIRST_STEPS = 5
@@ -73,7 +84,10 @@ class Sample:
 def draw_sample(problem: Problem, n_components: int, geometry: str, generator: torch.Generator) -> Sample:
     """Return the rows to start on: all of a small source, random ones of a large one."""
     source = problem.source
-    size = min(_MAX_SAMPLE, max(_MIN_SAMPLE, _ROWS_PER_CENTRE * n_components))
+    wanted = n_components * (_ROWS_PER_PARAMETER * problem.width // source.n_features)
+    cheap = _SAMPLE_WORK // (n_components * source.n_features)
+    size = max(_MIN_SAMPLE, _ROWS_PER_CENTRE * n_components, min(wanted, cheap))
+    size = min(_MAX_SAMPLE, size)
     if source.n_rows <= 2 * size:
         index = torch.arange(source.n_rows)
     else:
@@ -143,11 +157,12 @@ def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator:
     codes = view.new_zeros(len(view), n_starts, k)
     n_centres = kinds.count("centres")
     centre_labels: list[Tensor] = []
+    n_steps = _LLOYD_STEPS if k < _MANY_CENTRES else _MANY_LLOYD_STEPS
     for place, seen in enumerate(sample.views):
         share = len(range(place, n_centres, len(sample.views)))
         if share:
             centres = plus_plus_batch(seen, weights, k, share, generator)
-            centre_labels.extend(hard_start(seen, weights, centres, 2))
+            centre_labels.extend(hard_start(seen, weights, centres, n_steps))
     cumulative = weights.cumsum(0)
     for start, kind in enumerate(kinds):
         if kind == "centres":
@@ -274,7 +289,7 @@ def _maximize(
     if not problem.fixed_weights:
         counts: Tensor = statistics.counts.view(n_starts, -1)  # type: ignore[attr-defined]
         log_weights = (counts / counts.sum(1, keepdim=True)).log()
-    return problem.family.maximize(statistics), log_weights
+    return problem.parameters(statistics), log_weights
 
 
 def _draw_rows(cumulative: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from mixcoder.autoencoder import MixtureAutoencoder, block_rows
 from mixcoder.components.base import Params
 from mixcoder.encoders import Encoder
-from mixcoder.errors import FitError
+from mixcoder.errors import DataError, FitError
 from mixcoder.fitting.em import Problem, Totals
+from mixcoder.fitting.incomplete import IncompleteProblem
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.gaussian import EMPTY
 from mixcoder.sources import Block, Source
@@ -108,8 +109,14 @@ class Stream:
         unit : float
             What one weight of the batch stands for, beside those of the batches that wait.
         """
-        problem = replace(self.problem, source=batch, pooled=None, magnitude=self._reach(batch)).with_pooled()
-        totals = problem.totals(self.params, self.log_weights, self.encoder.at(self.n_steps))
+        reach, incomplete = self._reach(batch)
+        problem = replace(self.problem, source=batch, pooled=None, magnitude=reach)
+        seen = (
+            IncompleteProblem.of(problem, filler=problem.frame.shift) if incomplete else problem.with_pooled()
+        )
+        totals = seen.totals(self.params, self.log_weights, self.encoder.at(self.n_steps))
+        if float(totals.weight) == 0:
+            raise DataError("No row of this batch holds any value: there is nothing to learn from it.")
         if self.pending is not None or not maximize:
             totals = totals.scaled(unit)
         if self.pending is not None:
@@ -149,11 +156,16 @@ class Stream:
             pending=None,
         )
 
-    def _reach(self, batch: Source) -> Tensor:
-        """Return the largest root mean square of each feature so far, what sets the precision of a pass."""
+    def _reach(self, batch: Source) -> tuple[Tensor, bool]:
+        """Return the largest root mean square of each feature so far, and whether entries are missing.
+
+        The first sets the precision of a pass; one over incomplete rows always has that of float64.
+        """
         frame, rows = self.problem.frame, block_rows(0, batch.n_features, 8)
         squares = batch.map_reduce(_Squares(frame), rows)
-        return torch.maximum(self.problem.magnitude, (squares / batch.n_rows).sqrt())
+        if bool(squares.isnan().any()):
+            return self.problem.magnitude, True
+        return torch.maximum(self.problem.magnitude, (squares / batch.n_rows).sqrt()), False
 
 
 @dataclass(frozen=True)

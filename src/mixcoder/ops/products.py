@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
-
+import numpy as np
 import torch
 from torch import Tensor
+
+from mixcoder.ops.blas import prefers_onednn, prefers_openblas
 
 # Multiplications from which a product is worth the second library: below, what it takes to call it counts more.
 _LARGE = 1 << 20
 
-# Rows, columns and length of sums below which oneDNN's tiles stay half empty.
+# Rows, columns and length of sums below which the tiles of those libraries stay half empty.
 _NARROW = 8
 
 
@@ -27,10 +27,10 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
     Notes
     -----
-    PyTorch multiplies float32 matrices by MKL, which leaves half of the vector unit of a processor that is not
-    Intel's unused; oneDNN, which PyTorch brings along, does not (measured on AMD EPYC, one thread: 254 GFLOP/s
-    against 117). Which of the two it is depends on the processor and the shapes, never on a measurement, so
-    that one machine gives one answer.
+    PyTorch multiplies by MKL, which leaves half of the vector unit of a processor that is not Intel's unused.
+    oneDNN, which PyTorch brings along, does not (float32 only), nor does NumPy's OpenBLAS (float64). Which of them
+    it is depends on the processor, the installed libraries and the shapes, never on a measurement, so that one
+    machine gives one answer.
 
     Examples
     --------
@@ -38,12 +38,20 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     tensor([[1.],
             [2.]])
     """
-    if _is_large(a, b):
+    library = _library(a, b)
+    if library == "onednn":
         # What is to be stored column by column is the transpose of a product stored row by row. A sum over
         # many rows is up to two thirds faster with the longer of the outer sides last (measured).
         if not out.is_contiguous() or a.shape[1] > a.shape[0] > b.shape[1]:
             return torch.ops.mkldnn._linear_pointwise.default(b.T, a, None, "none", [], "").T
         return torch.ops.mkldnn._linear_pointwise.default(a, b.T, None, "none", [], "")
+    if library == "openblas":
+        if out.is_contiguous():
+            np.matmul(a.numpy(), b.numpy(), out=out.numpy())
+            return out
+        if out.T.is_contiguous():
+            np.matmul(b.T.numpy(), a.T.numpy(), out=out.T.numpy())
+            return out
     return torch.mm(a, b, out=out)
 
 
@@ -62,38 +70,24 @@ def biased_product(a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
     tensor([[11.],
             [12.]])
     """
-    if _is_large(a, b):
+    library = _library(a, b)
+    if library == "onednn":
         return torch.ops.mkldnn._linear_pointwise.default(a, b.T, bias, "none", [], "")
+    if library == "openblas":
+        return torch.from_numpy(np.matmul(a.numpy(), b.numpy())).add_(bias)
     return torch.addmm(bias, a, b)
 
 
-def _is_large(a: Tensor, b: Tensor) -> bool:
-    """Return whether a product goes to oneDNN."""
-    return (
-        a.dtype == torch.float32
-        and a.device.type == "cpu"
-        and a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE
-        and min(a.shape[0], a.shape[1], b.shape[1]) >= _NARROW
-        and prefers_onednn()
-    )
-
-
-@functools.cache
-def prefers_onednn() -> bool:
-    """Return whether large float32 products go to oneDNN: a processor with AVX-512 that is not Intel's."""
-    return (
-        torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and _vendor() not in ("", "GenuineIntel")
-    )
-
-
-def _vendor() -> str:
-    """Return the processor's vendor where Linux tells it, else nothing."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), "")
+def _library(a: Tensor, b: Tensor) -> str:
+    """Return the library that a product goes to."""
+    if (
+        a.device.type != "cpu"
+        or a.shape[0] * a.shape[1] * b.shape[1] < _LARGE
+        or min(a.shape[0], a.shape[1], b.shape[1]) < _NARROW
+    ):
+        return "torch"
+    if a.dtype == torch.float32 and prefers_onednn():
+        return "onednn"
+    if a.dtype == torch.float64 and prefers_openblas():
+        return "openblas"
+    return "torch"

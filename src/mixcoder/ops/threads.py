@@ -10,10 +10,12 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
+
+from mixcoder.ops.blas import single_threaded_openblas
 
 R = TypeVar("R")
 J = TypeVar("J")
@@ -28,11 +30,13 @@ class _Threads:
         self.size = 0
         self.depth = 0
         self.allowed = 1
+        self.restoring = ExitStack()
 
     def forget(self) -> None:
         """Start over in a forked child: the threads did not come along, and a lock may be held."""
         if self.depth > 0:
             torch.set_num_threads(self.allowed)
+            self.restoring.close()
         self.__init__()
 
     def executor(self, size: int) -> ThreadPoolExecutor:
@@ -65,6 +69,7 @@ def single_threaded_kernels() -> Generator[int]:
             _threads.allowed = torch.get_num_threads()
             if _threads.allowed != 1:
                 torch.set_num_threads(1)
+            _threads.restoring.enter_context(single_threaded_openblas())
         _threads.depth += 1
         allowed = _threads.allowed
     try:
@@ -72,8 +77,10 @@ def single_threaded_kernels() -> Generator[int]:
     finally:
         with _threads.lock:
             _threads.depth -= 1
-            if _threads.depth == 0 and allowed != 1:
-                torch.set_num_threads(allowed)
+            if _threads.depth == 0:
+                _threads.restoring.close()
+                if allowed != 1:
+                    torch.set_num_threads(allowed)
 
 
 def map_in_order(function: Callable[[J], R], jobs: Sequence[J], n_threads: int) -> Iterator[R]:

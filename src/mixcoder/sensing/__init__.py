@@ -1,6 +1,6 @@
 """SEEING x through y = H x + e: operators, exact posteriors, missing entries."""
 
-from mixcoder.sensing.missing import condition, impute, marginal, observed_log_prob
+from mixcoder.sensing.missing import condition, impute, marginal, observed_log_prob, sample_missing
 from mixcoder.sensing.operators import (
     GaussianRandom,
     Matrix,
@@ -28,4 +28,5 @@ __all__ = [
     "marginal",
     "observed_log_prob",
     "posterior",
+    "sample_missing",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from mixcoder.components.gaussian_full import GaussianFullParams
 from mixcoder.components.gaussian_tied import GaussianTiedParams
 from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonalParams
 from mixcoder.errors import DataError
-from mixcoder.ops.gaussian import whitening_factors
 from mixcoder.sensing.prior import require_gaussian, spreads_of
 
 
@@ -104,16 +103,16 @@ def condition(model: MixtureAutoencoder, columns: Sequence[int], values: Tensor)
 def impute(model: MixtureAutoencoder, x: Tensor) -> Tensor:
     r"""Return the rows with each missing entry replaced by its posterior mean, in the dtype of ``x``, shape (n, d).
 
-    .. math:: E[x_b | x_a] = \sum_k r_k \left[\mu_{k,b} + \Sigma_{k,ba} \Sigma_{k,aa}^{-1} (x_a - \mu_{k,a})\right]
+    .. math:: E[x_b | x_a] = \sum_k r_k\, E[x_b | x_a, k], \qquad
+              E[x_b | x_a, k] = \mu_{k,b} + \Sigma_{k,ba} \Sigma_{k,aa}^{-1} (x_a - \mu_{k,a})
 
-    of all values the one of least squared error. What is there stays as it is, to the last bit. A row without any
-    entry becomes the mean of the prior. Rows are grouped by what they miss: each pattern takes one factorisation a
-    covariance.
+    (the second for Gaussian components), of all values the one of least squared error. What is there stays as it is,
+    to the last bit. A row without any entry becomes the mean of the prior.
 
     Parameters
     ----------
     model : MixtureAutoencoder
-        Of any Gaussian family.
+        Of a family that can miss entries: any Gaussian one, PPCA, factor analysers, bits, counts, categories.
     x : Tensor, shape (n, d)
         Floating; NaN where an entry is missing.
 
@@ -122,17 +121,19 @@ def impute(model: MixtureAutoencoder, x: Tensor) -> Tensor:
     DataError
         If ``x`` has the wrong width or holds an infinity.
     TypeError
-        If the components are not Gaussian.
+        If the family has no rule for missing entries.
     """
-    filled = x.clone()
-    for rows, known, z, log_joint in _patterns(model, x):
-        missing = _others(known, model.n_features)
-        if not len(missing):
-            continue
-        weights = torch.softmax(log_joint, 1)
-        means = _conditional_mean(model, known, missing, z, weights)
-        filled[rows[:, None], missing] = model.frame.select(missing).undo(means).to(x.dtype)
-    return filled
+    _check_incomplete(model, x)
+    return model.complete(x)
+
+
+def sample_missing(model: MixtureAutoencoder, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the rows with the missing entries of each drawn from p(x_b | x_a), in the dtype of ``x``, shape (n, d).
+
+    Parameters and errors are those of :func:`impute`.
+    """
+    _check_incomplete(model, x)
+    return model.complete(x, generator)
 
 
 def observed_log_prob(model: MixtureAutoencoder, x: Tensor) -> Tensor:
@@ -141,11 +142,8 @@ def observed_log_prob(model: MixtureAutoencoder, x: Tensor) -> Tensor:
     Entries that are NaN are integrated out. A row without any entry has the log-density 0. Rows that miss different
     columns have densities of different units: compare models on them, not one row with another.
     """
-    result = x.new_empty(x.shape[0])
-    for rows, known, _, log_joint in _patterns(model, x):
-        scale = model.frame.select(known).log_scale
-        result[rows] = (torch.logsumexp(log_joint, 1) + scale).to(x.dtype)
-    return result
+    _check_incomplete(model, x)
+    return model.log_prob(x)
 
 
 def checked_columns(model: MixtureAutoencoder, columns: Sequence[int]) -> Tensor:
@@ -168,9 +166,17 @@ def _others(columns: Tensor, n_features: int) -> Tensor:
     return left.nonzero()[:, 0]
 
 
-def _patterns(model: MixtureAutoencoder, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield, for each set of columns that some rows have: rows, columns, working values, log joint densities."""
-    require_gaussian(model)
+def require_marginals(model: MixtureAutoencoder) -> None:
+    """Raise a TypeError where the family of a model has no rule for missing entries."""
+    if not model.family.marginalizes:
+        raise TypeError(
+            f"Missing entries need a family that integrates them out, but this model has "
+            f"{type(model.family).__name__}; fit a GaussianMixture, or a Mixture of another family that does."
+        )
+
+
+def _check_incomplete(model: MixtureAutoencoder, x: Tensor) -> None:
+    require_marginals(model)
     if x.ndim != 2 or x.shape[1] != model.n_features or not x.is_floating_point():
         raise DataError(
             f"Rows have shape {tuple(x.shape)} and dtype {x.dtype}, expected (n_rows, {model.n_features}), floating, "
@@ -181,12 +187,6 @@ def _patterns(model: MixtureAutoencoder, x: Tensor) -> Iterator[tuple[Tensor, Te
         raise DataError(
             f"Rows contain infinity, first at row {row}, column {column}; a missing entry is NaN, not infinity."
         )
-    patterns, place = torch.unique(~x.isnan(), dim=0, return_inverse=True)
-    order = torch.argsort(place, stable=True)
-    for pattern, rows in zip(patterns, order.split(torch.bincount(place).tolist()), strict=True):
-        known = pattern.nonzero()[:, 0]
-        z = model.frame.select(known).apply(x[rows[:, None], known].to(torch.float64))
-        yield rows, known, z, _log_joint(model, known, z)
 
 
 def _log_joint(model: MixtureAutoencoder, known: Tensor, z: Tensor) -> Tensor:
@@ -196,25 +196,6 @@ def _log_joint(model: MixtureAutoencoder, known: Tensor, z: Tensor) -> Tensor:
     params = _marginal_params(model.params, known)
     log_likelihood = model.family.log_likelihood(params, z.clamp(-1e140, 1e140))
     return log_likelihood + model.log_weights
-
-
-def _conditional_mean(
-    model: MixtureAutoencoder, known: Tensor, missing: Tensor, z: Tensor, weights: Tensor
-) -> Tensor:
-    """Return E[z_b | z_a] in working units, shape (n, b)."""
-    means: Tensor = model.params.means  # type: ignore[attr-defined]
-    spreads = spreads_of(model.params)
-    expected = weights @ means[:, missing]
-    if spreads.ndim == 2 or not len(known):
-        return expected
-    covariances = spreads[:, known[:, None], known]
-    white = whitening_factors(covariances)[0]
-    gains = white.mT @ (white @ spreads[:, known[:, None], missing])  # (g, a, b)
-    if len(gains) == 1:
-        return expected + (z - weights @ means[:, known]) @ gains[0]
-    for k in (model.log_weights > -torch.inf).nonzero()[:, 0].tolist():
-        expected += (weights[:, k, None] * (z - means[k, known])) @ gains[k]
-    return expected
 
 
 def _marginal_params(params: Any, columns: Tensor) -> Any:
@@ -270,4 +251,4 @@ def _of_columns(
     )
 
 
-__all__ = ["condition", "impute", "marginal", "observed_log_prob"]
+__all__ = ["condition", "impute", "marginal", "observed_log_prob", "sample_missing"]

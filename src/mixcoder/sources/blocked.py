@@ -41,6 +41,10 @@ class Readable(Protocol):
 class RowFunction(Protocol):
     """A function of blocks that holds something of every row: a run is sent what belongs to its rows."""
 
+    def __call__(self, block: Block, /) -> Any:
+        """Return what a block adds."""
+        ...
+
     def of_rows(self, start: int, stop: int) -> Callable[[Block], Any]:
         """Return the function for blocks within rows ``start`` to ``stop``."""
         ...
