@@ -11,8 +11,20 @@ import torch
 
 TARGET = Path(__file__).parent / "RESULTS.md"
 ORDER = (
-    *("em", "fit", "bayes", "kmeans", "starts", "memory"),
-    *("scale-memory", "scale-workers", "scale-kills", "fashion", "missing"),
+    "em",
+    "fit",
+    "bayes",
+    "kmeans",
+    "starts",
+    "memory",
+    "scale-memory",
+    "scale-workers",
+    "scale-kills",
+    "subspaces-starts",
+    "subspaces-faces",
+    "fashion",
+    "fashion-likelihood",
+    "missing",
 )
 
 
@@ -30,6 +42,13 @@ def write_sections(written: dict[str, str]) -> None:
     )
     body = "".join(f"<!-- section {name} -->\n{parts[name].strip()}\n\n" for name in ORDER if name in parts)
     TARGET.write_text(head + body.rstrip() + "\n")
+
+
+def section(name: str) -> str:
+    """Return a section as it stands, empty where there is none."""
+    old = TARGET.read_text() if TARGET.exists() else ""
+    parts = dict(part.split(" -->\n", 1) for part in old.split("<!-- section ")[1:])
+    return parts.get(name, "")
 
 
 def processor() -> str:

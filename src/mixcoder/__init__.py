@@ -17,6 +17,7 @@ _HOMES = {
     "ModelAverage": "mixcoder.estimators",
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
+    "SubspaceMixture": "mixcoder.estimators",
     "engine": "mixcoder.engines",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
@@ -33,6 +34,7 @@ __all__ = [
     "ModelAverage",
     "PPCAMixture",
     "ParametricEmbedding",
+    "SubspaceMixture",
     "__version__",
     "components",
     "encoders",
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
         ModelAverage,
         ParametricEmbedding,
         PPCAMixture,
+        SubspaceMixture,
         load,
     )
     from mixcoder.sources import open_blocks

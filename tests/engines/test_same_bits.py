@@ -117,12 +117,26 @@ def test_every_kind_of_rows(elsewhere, table, kind, tmp_path):
     require_same(here, there)
 
 
+@pytest.mark.parametrize("options", [{}, {"n_latent": [1, 2, 1], "noise": "shared"}, {"shrinkage": 0.1}])
 @pytest.mark.parametrize("kind", ["PPCAMixture", "FactorAnalyzerMixture"])
-def test_linear_mixtures(elsewhere, table, kind):
-    make = lambda: getattr(mixcoder, kind)(3, 1, random_state=0, max_iter=4)  # noqa: E731
+def test_linear_mixtures(elsewhere, table, kind, options):
+    make = lambda: getattr(mixcoder, kind)(3, random_state=0, max_iter=4, **options)  # noqa: E731
     here = fitted(make, table)
     with elsewhere():
         require_same(here, fitted(make, table))
+
+
+@pytest.mark.parametrize("n_latent", [1, [1, 2, 1], "auto"])
+def test_planes(elsewhere, table, n_latent):
+    make = lambda: mixcoder.SubspaceMixture(3, n_latent, random_state=0, max_iter=4)  # noqa: E731
+    weights = np.random.default_rng(1).uniform(0.5, 2.0, len(table))
+    here = fitted(make, table, sample_weight=weights)
+    with elsewhere():
+        there = fitted(make, table, sample_weight=weights)
+    assert here.history_["bound"] == there.history_["bound"]
+    assert here.inertia_ == there.inertia_
+    for name in ("means_", "bases_", "weights_", "n_latent_"):
+        assert np.array_equal(getattr(here, name), getattr(there, name))
 
 
 def every_family_that_may_miss_entries():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.base import clone
 
 import mixcoder
 from mixcoder.errors import DataChangedError, DataError, DataTypeError
@@ -52,6 +53,23 @@ def test_missing_entries_of_chunks_are_integrated_out_and_imputed_when_asked_for
     assert filled.shape == gone.shape
     assert np.allclose(filled.compute(), here.impute(gone), rtol=1e-12)
     assert np.allclose(there.score_samples(lazy).compute(), here.score_samples(gone), rtol=1e-12)
+
+
+def test_planes_of_chunks(x):
+    lazy = da.from_array(x[:4000], chunks=(700, 3))
+    for model in (mixcoder.SubspaceMixture(3, 2, random_state=0), mixcoder.PPCAMixture(3, 2, random_state=0)):
+        here, there = clone(model).fit(x[:4000]), clone(model).fit(lazy)
+        assert np.array_equal(here.weights_, there.weights_)
+        assert np.array_equal(here.means_, there.means_)
+        for ask, options in (("transform", {}), ("reconstruct", {}), ("reconstruct", {"rule": "nearest"})):
+            if options and isinstance(model, mixcoder.SubspaceMixture):
+                continue
+            lazily = getattr(there, ask)(lazy, **options)
+            assert isinstance(lazily, da.Array)
+            answer = getattr(here, ask)(x[:4000], **options)
+            assert lazily.shape == answer.shape
+            assert lazily.dtype == answer.dtype
+            assert np.allclose(lazily.compute(), answer, rtol=1e-9, atol=1e-9)
 
 
 def test_a_posterior_of_chunks(x):

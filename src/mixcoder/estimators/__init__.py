@@ -8,6 +8,7 @@ from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixtu
 from mixcoder.estimators.mixture import Mixture
 from mixcoder.estimators.model_average import ModelAverage
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
+from mixcoder.estimators.subspace_mixture import SubspaceMixture
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -18,5 +19,6 @@ __all__ = [
     "ModelAverage",
     "PPCAMixture",
     "ParametricEmbedding",
+    "SubspaceMixture",
     "load",
 ]

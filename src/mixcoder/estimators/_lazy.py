@@ -24,8 +24,8 @@ def lazily(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method of rows that answers a Dask collection by a Dask array, computed when it is asked for."""
 
     @wraps(method)
-    def ask(self: Any, X: Any) -> Any:
-        return _asked_later(self, method.__name__, X) if is_dask(X) else method(self, X)
+    def ask(self: Any, X: Any, **options: Any) -> Any:
+        return _asked_later(self, method.__name__, X, options) if is_dask(X) else method(self, X, **options)
 
     return ask
 
@@ -36,16 +36,17 @@ class _Answer:
 
     estimator: Any
     method: str
+    options: dict[str, Any]
     width: int | None
     dtype: np.dtype
 
     def __call__(self, rows: Any) -> Any:
         if len(rows) == 0:
             return np.empty((0,) if self.width is None else (0, self.width), self.dtype)
-        return getattr(self.estimator, self.method)(np.asarray(rows))
+        return getattr(self.estimator, self.method)(np.asarray(rows), **self.options)
 
 
-def _asked_later(estimator: Any, method: str, X: Any) -> Any:
+def _asked_later(estimator: Any, method: str, X: Any, options: dict[str, Any]) -> Any:
     check_is_fitted(estimator, "model_")
     model, name = estimator.model_, type(estimator).__name__
     rows = X
@@ -65,6 +66,8 @@ def _asked_later(estimator: Any, method: str, X: Any) -> Any:
     width: int | None = model.n_components
     if method in ("reconstruct", "impute"):
         width = model.n_features
+    elif method == "transform":
+        width = estimator._n_features_out
     elif method in ("score_samples", "log_predictive"):
         width = None
     elif method == "predict" or (method == "encode" and model.is_hard):
@@ -73,7 +76,7 @@ def _asked_later(estimator: Any, method: str, X: Any) -> Any:
             kind = np.dtype(np.int64)
     nameless = copy(estimator)  # chunks are arrays: their names have been compared
     nameless.__dict__.pop("feature_names_in_", None)
-    answer = _Answer(nameless, method, width, kind)
+    answer = _Answer(nameless, method, options, width, kind)
     meta = np.empty((0,) if width is None else (0, 0), kind)
     if width is None:
         return rows.map_blocks(answer, dtype=kind, drop_axis=1, meta=meta)

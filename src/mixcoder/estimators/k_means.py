@@ -443,7 +443,7 @@ class _Squares:
 
 
 @dataclass(frozen=True)
-class _Cluster(Statistics):
+class ClusterSums(Statistics):
     """Row weights of each cluster, and the summed squared distances to the centres."""
 
     counts: Tensor
@@ -456,12 +456,12 @@ class _Clustered:
 
     model: MixtureAutoencoder
 
-    def __call__(self, block: Block) -> _Cluster:
+    def __call__(self, block: Block) -> ClusterSums:
         labels, centres = self.model.assign(block.x), self.model.prototypes()
         squares = _Squares(centres, labels, block.start)(block)
         weights = None if block.weights is None else block.weights.double()
         counts = torch.bincount(labels, weights, minlength=self.model.n_components).double()
-        return _Cluster(counts, squares)
+        return ClusterSums(counts, squares)
 
 
 def _weighted(source: Source, weights: Tensor) -> Source:

@@ -229,13 +229,19 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         if self._checkpoint is not None:
             self._checkpoint.open(self, problem, seen)
         generator = self._generator()
-        whole = problem.completed() if previous is None else problem
         given: Start | Callable[[int], Start] | None
+        is_given = True
         if previous is not None:
             previous = on_device(previous, source.device)
-            given = self._last_start(previous)
+            problem = self._resettled(problem, previous)
+            given, whole = self._last_start(previous), problem
         else:
+            whole = problem.completed()
             given = self._given_start(whole)
+            is_given = given is not None
+            settled, given = self._settled(problem, encoder, given, generator, row_weight)
+            if settled is not problem:
+                problem, whole = settled, settled.completed()
 
         def start(attempt: int) -> Start:
             if callable(given):
@@ -245,14 +251,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             return found_start(whole, self.n_components, encoder, generator)
 
         n_init = 1 if given is not None and not callable(given) else self.n_init
-        accelerate = self.acceleration == "squarem" or (self.acceleration == "auto" and given is None)
-        budget = Budget(
-            max_iter=self.max_iter,
-            stop=gain_below(float(self.tol), unit),
-            accelerate=accelerate and not isinstance(encoder, Argmax),
-            monotone=self._exact_maximiser,
-            keep_on_interrupt=self.on_interrupt == "keep",
-        )
+        budget = self._budget(encoder, is_given, unit)
         task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
         with checkpointed(self, problem, encoder) as (state, keep):
             result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem), state, keep)
@@ -267,6 +266,40 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         task.close()
         self._report(result, "nats per row" if unit == 1.0 else "nats")
         self._tell(result, problem, seen, n_parameters=self._n_parameters())
+
+    def _budget(self, encoder: Encoder, is_given: bool, unit: float = 1.0) -> Budget:
+        """Return when a fit ends, and what it may try; given starts are followed without leaps."""
+        accelerate = self.acceleration == "squarem" or (self.acceleration == "auto" and not is_given)
+        return Budget(
+            max_iter=self.max_iter,
+            stop=gain_below(float(self.tol), unit),
+            accelerate=accelerate and not isinstance(encoder, Argmax),
+            monotone=self._exact_maximiser,
+            keep_on_interrupt=self.on_interrupt == "keep",
+        )
+
+    def _settled(
+        self,
+        problem: Problem,
+        encoder: Encoder,
+        given: Start | Callable[[int], Start] | None,
+        generator: torch.Generator,
+        unit: float,
+    ) -> tuple[Problem, Start | Callable[[int], Start] | None]:
+        """Return the problem and its start after hyper-parameters that the rows decide have been found.
+
+        Parameters
+        ----------
+        unit : float
+            How many rows one weight of the source stands for.
+        """
+        del encoder, generator, unit
+        return problem, given
+
+    def _resettled(self, problem: Problem, previous: MixtureAutoencoder) -> Problem:
+        """Return the problem with the hyper-parameters that an earlier fit has found."""
+        del previous
+        return problem
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, maximize: bool = True) -> Self:
@@ -292,7 +325,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             if fitted is not None and not self._continues(fitted, fitted.n_features):
                 fitted = None
             source, unit = self._source(X, sample_weight, reset=fitted is None, min_rows=1)
-            stream = self._first_stream(source) if fitted is None else self._resumed_stream(source, fitted)
+            stream = (
+                self._first_stream(source, unit) if fitted is None else self._resumed_stream(source, fitted)
+            )
             stream = stream.step(source, maximize=maximize, unit=unit)
             self._let_wait(stream.pending)
             self._sums = None if stream.average is None else stream.average.contiguous()
@@ -324,17 +359,19 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             pending=None if self._pending is None else self._pending.to(source.device),
         )
 
-    def _first_stream(self, source: Source) -> Stream:
+    def _first_stream(self, source: Source, unit: float) -> Stream:
         family, encoder = self._family(), self._encoder()
         limits = self._checked_range(source, family)
         self._require_rows(source.n_rows)
         problem, _ = prepare(source, family, limits)
         self._require_representable(problem, source.dtype)
-        whole = problem.completed()
-        given = self._given_start(whole)
+        generator, whole = self._generator(), problem.completed()
+        settled, given = self._settled(problem, encoder, self._given_start(whole), generator, unit)
+        if settled is not problem:
+            whole = settled.completed()
         start = given(0) if callable(given) else given
         if start is None:
-            start = found_start(whole, self.n_components, encoder, self._generator())
+            start = found_start(whole, self.n_components, encoder, generator)
         return Stream(whole, *start, encoder, float(self.step_exponent))
 
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
