@@ -22,6 +22,9 @@ def days(here, clouds):
 
 FIT = "-k 3 --seed 0 --quiet"
 
+# The seconds that iterations took, and the digits that these have in the file.
+UNEVEN = {"seconds": 0, "bytes": 0}
+
 
 @pytest.mark.parametrize("files", ["day-*.npy", "day-*.parquet", "day-0.npy day-1.npy day-2.npy"])
 @pytest.mark.parametrize("model", ["gaussian", "poisson", "kmeans"])
@@ -59,14 +62,14 @@ def test_every_engine_is_one_option(ask, days):
     one = ask(f"fit day-*.npy {FIT} -o m.mixcoder")
     for engine in ("serial", "processes --workers 1"):
         again = ask(f"fit day-*.npy {FIT} --engine {engine} -o m.mixcoder --force")
-        assert {**again, "seconds": 0} == {**one, "seconds": 0}
+        assert {**again, **UNEVEN} == {**one, **UNEVEN}
 
 
 def test_a_fit_goes_on_from_its_checkpoint(ask, mixcoder, days):
     words = f"fit day-*.npy {FIT} --tol 0 --max-iter 6 --checkpoint run.checkpoint"
     whole = ask(f"{words} --checkpoint-every 0 -o m.mixcoder")
     again = ask(f"{words} --resume -o m.mixcoder --force")
-    assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+    assert {**again, **UNEVEN} == {**whole, **UNEVEN}
     mixcoder(f"fit all.npy {FIT} --seed 3 --checkpoint run.checkpoint --resume -o other.mixcoder", code=4)
 
 
