@@ -16,6 +16,7 @@ ORDER = (
     "bayes",
     "kmeans",
     "starts",
+    "selection",
     "memory",
     "scale-memory",
     "scale-workers",

@@ -21,8 +21,20 @@ _HOMES = {
     "engine": "mixcoder.engines",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
+    "select": "mixcoder.estimators",
+    "stability": "mixcoder.estimators",
 }
-_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
+_MODULES = (
+    "checks",
+    "components",
+    "encoders",
+    "errors",
+    "estimators",
+    "objectives",
+    "plot",
+    "selection",
+    "sensing",
+)
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -44,11 +56,15 @@ __all__ = [
     "load",
     "objectives",
     "open_blocks",
+    "plot",
+    "select",
+    "selection",
     "sensing",
+    "stability",
 ]
 
 if TYPE_CHECKING:
-    from mixcoder import components, encoders, errors, estimators, objectives, sensing
+    from mixcoder import components, encoders, errors, estimators, objectives, plot, selection, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.engines import engine
     from mixcoder.estimators import (
@@ -62,6 +78,8 @@ if TYPE_CHECKING:
         PPCAMixture,
         SubspaceMixture,
         load,
+        select,
+        stability,
     )
     from mixcoder.sources import open_blocks
 

@@ -44,7 +44,7 @@ def cluster():
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as made,
-        distributed.Client(made, set_as_default=False) as client,
+        distributed.Client(made) as client,
     ):
         yield client
 

@@ -224,6 +224,10 @@ def test_arguments_that_make_no_sense(x, tmp_path):
         with pytest.raises(kind):
             model.fit(x, **options)
         assert not hasattr(model, "model_")
+    auto = mixcoder.GaussianMixture("auto", random_state=0)
+    with pytest.raises(ValueError, match="one fit"):
+        auto.fit(x, checkpoint=tmp_path / "c")
+    assert "_checkpoint" not in vars(auto)
     model.fit(x, checkpoint=tmp_path / "never", resume=True)  # nothing to go on from: a fit like any other
     assert "_checkpoint" not in vars(model)
 

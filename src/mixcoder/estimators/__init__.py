@@ -8,6 +8,8 @@ from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixtu
 from mixcoder.estimators.mixture import Mixture
 from mixcoder.estimators.model_average import ModelAverage
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
+from mixcoder.estimators.selection import select
+from mixcoder.estimators.stability import stability
 from mixcoder.estimators.subspace_mixture import SubspaceMixture
 
 __all__ = [
@@ -21,4 +23,6 @@ __all__ = [
     "ParametricEmbedding",
     "SubspaceMixture",
     "load",
+    "select",
+    "stability",
 ]

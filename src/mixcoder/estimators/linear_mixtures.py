@@ -42,7 +42,7 @@ class LinearMixture(LinearCodes, Mixture):
 
     def __init__(
         self,
-        n_components: int = 1,
+        n_components: int | str = 1,
         n_latent: Any = 1,
         *,
         noise: str = "component",
@@ -181,7 +181,7 @@ class PPCAMixture(LinearMixture):
 
     Parameters
     ----------
-    n_components : int, default=1
+    n_components : int or "auto", default=1
     n_latent : int, list of int or "auto", default=1
         q, the dimension of the planes, less than the number of features; one for all, one a component, or chosen: a fit
         with many axes is followed by one in which each component keeps the number that the Bayesian information
@@ -236,7 +236,7 @@ on_interrupt, step_exponent
     """
 
     def _family(self) -> Family[Any, Any]:
-        ranks = family_ranks(self.n_latent, int(self.n_components))
+        ranks = family_ranks(self.n_latent, self.n_components)
         return PPCA(ranks, float(self.min_variance), noise=self.noise, shrinkage=float(self.shrinkage))
 
 
@@ -247,7 +247,7 @@ class FactorAnalyzerMixture(LinearMixture):
 
     Parameters
     ----------
-    n_components : int, default=1
+    n_components : int or "auto", default=1
     n_latent : int, list of int or "auto", default=1
         q, the number of factors, less than the number of features; as in :class:`PPCAMixture`.
     noise : {"component", "shared"}, default="component"
@@ -281,7 +281,7 @@ on_interrupt, step_exponent
     """
 
     def _family(self) -> Family[Any, Any]:
-        ranks = family_ranks(self.n_latent, int(self.n_components))
+        ranks = family_ranks(self.n_latent, self.n_components)
         return FactorAnalyzer(
             ranks, float(self.min_variance), noise=self.noise, shrinkage=float(self.shrinkage)
         )
@@ -306,9 +306,9 @@ def ranks_of(n_latent: Any, n_components: int) -> int | tuple[int, ...] | None:
     return tuple(values.astype(int).tolist())
 
 
-def family_ranks(n_latent: Any, n_components: int) -> int | tuple[int, ...]:
-    """Return the ranks of a family; those that are to be chosen begin with one."""
-    asked = ranks_of(n_latent, n_components)
+def family_ranks(n_latent: Any, n_components: int | str) -> int | tuple[int, ...]:
+    """Return the ranks of a family; those that are to be chosen begin with one, as components do."""
+    asked = ranks_of(n_latent, 1 if isinstance(n_components, str) else int(n_components))
     return 1 if asked is None else asked
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, fields, replace
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from sklearn.base import DensityMixin
 from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
@@ -72,7 +74,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     """Base of the estimators that are probability densities."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [Number(Integral, 1, None, closed="left")],
+        "n_components": [Number(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "tol": [Number(Real, 0.0, None, closed="left")],
         "max_iter": [Number(Integral, 0, None, closed="left")],
         "n_init": [Number(Integral, 1, None, closed="left")],
@@ -87,7 +89,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     }
 
     # Constructor parameters that all of them take
-    n_components: int
+    n_components: Any  # an int, or "auto"
     temperature: float
     tol: float
     max_iter: int
@@ -134,7 +136,12 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     @property
     def _n_fitted_components(self) -> int:
-        return int(self.n_components)
+        return self.n_components_ if isinstance(self.n_components, str) else int(self.n_components)
+
+    @property
+    def n_components_(self) -> int:
+        """Number of components of the fitted mixture: the one asked for, or the one that "auto" found."""
+        return self._fitted().n_components
 
     def _allows_missing(self, family: Family[Any, Any]) -> bool:
         return family.marginalizes
@@ -205,10 +212,41 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         with all_or_nothing(self):
             X = rows_anywhere(X)
             with few_threads(X):
-                self._checkpoint = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
-                self._fit(X, y, sample_weight)
+                kept = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
+                if not isinstance(self.n_components, str):
+                    self._checkpoint = kept
+                    self._fit(X, y, sample_weight)
+                elif kept is None:
+                    self._fit_auto(X, y, sample_weight)
+                else:
+                    raise ValueError("A checkpoint is of one fit: give n_components a number, not 'auto'.")
             self.__dict__.pop("_checkpoint", None)
         return self
+
+    def _fit_auto(self, X: Any, y: Any, sample_weight: Any) -> None:
+        """Become the best of fits with one component, two, and so on."""
+        from mixcoder.estimators.selection import grow
+
+        for name in ("init", "init_params", "weights_init", "means_init", "precisions_init"):
+            given = getattr(self, name, None)
+            if given is not None and not isinstance(given, str) and not callable(given):
+                raise ValueError(
+                    f"{name} is a start for one number of components, but n_components='auto' tries several: give one "
+                    "of the two."
+                )
+        task = IterationTask(self, 1, 1, X=X, y=y, sample_weight=sample_weight)
+        selection = grow(self, X, sample_weight)
+        parameters = self.get_params(deep=False)
+        best = vars(selection.best_model)
+        vars(self).update(
+            {n: v for n, v in best.items() if n not in parameters and not n.startswith("_callback")}
+        )
+        self.selection_ = selection
+        task.close()
+        if self.verbose:
+            print(selection)  # noqa: T201
+        for remark in selection.best.remarks:
+            warnings.warn(remark, ConvergenceWarning, stacklevel=4)
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and return the most probable component of each row, shape (n_samples,)."""
@@ -253,8 +291,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         n_init = 1 if given is not None and not callable(given) else self.n_init
         budget = self._budget(encoder, is_given, unit)
         task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
+        on_step = self._on_step(task, problem, unit)
         with checkpointed(self, problem, encoder) as (state, keep):
-            result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem), state, keep)
+            result = fit(problem, encoder, start, n_init, budget, on_step, state, keep)
         self._keep(result)
         self.lower_bound_ = unit * result.bound
         self.lower_bounds_ = [unit * bound for bound in result.history.bound]
@@ -319,6 +358,10 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         Cappe & Moulines (2009), equation 14; Liang & Klein (2009).
         """
         del y
+        if isinstance(self.n_components, str):
+            raise ValueError(
+                "partial_fit sees one batch at a time and cannot choose: give n_components a number."
+            )
         X = rows_anywhere(X)
         with all_or_nothing(self), few_threads(X):
             fitted: MixtureAutoencoder | None = getattr(self, "model_", None)
@@ -391,10 +434,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     def _report(self, result: FitResult, nats: str) -> None:
         if not self.verbose:
             return
-        bounds = self.lower_bounds_
-        for i, bound in enumerate(bounds, 1):
-            if i % self.verbose_interval == 0 or i == len(bounds):
-                print(f"  iteration {i}: bound {bound:.6f} {nats}")  # noqa: T201
+        print(f"  iteration {result.n_iter}: bound {self.lower_bounds_[-1]:.6f} {nats}")  # noqa: T201
         print(f"{type(self).__name__}: {result.reason} ({result.n_iter} iterations)")  # noqa: T201
 
     # What a density answers
@@ -676,7 +716,9 @@ class Mixture(DensityEstimator):
     family : str or Family, default="gaussian_full"
         What a component generates: the name of a family of :mod:`mixcoder.components` in snake case, or an
         instance with its hyper-parameters.
-    n_components : int, default=1
+    n_components : int or "auto", default=1
+        "auto" fits one component, two, and so on, until BIC has not improved three times in a row, and keeps the best;
+        see ``selection_``.
     temperature : float, default=1.0
         1 is Bayes' posterior (soft EM), 0 the argmax (hard EM), in between and above softargmax at
         beta = 1/temperature.
@@ -738,7 +780,7 @@ class Mixture(DensityEstimator):
     def __init__(
         self,
         family: str | Family[Any, Any] = "gaussian_full",
-        n_components: int = 1,
+        n_components: int | str = 1,
         *,
         temperature: float = 1.0,
         encoder: Encoder | None = None,
