@@ -19,6 +19,7 @@ _HOMES = {
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
     "SubspaceMixture": "mixcoder.estimators",
+    "engine": "mixcoder.engines",
     "fit_patches": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
@@ -52,6 +53,7 @@ __all__ = [
     "__version__",
     "components",
     "encoders",
+    "engine",
     "errors",
     "estimators",
     "fit_patches",
@@ -68,6 +70,7 @@ __all__ = [
 if TYPE_CHECKING:
     from mixcoder import components, encoders, errors, estimators, objectives, plot, selection, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
+    from mixcoder.engines import engine
     from mixcoder.estimators import (
         BayesianGaussianMixture,
         EmbeddedMixture,

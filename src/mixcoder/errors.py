@@ -10,6 +10,8 @@ estimators stay scikit-learn's own.
     |   `-- DataChangedError                the rows are no longer those that were read first
     |-- FitError (ValueError)               the fit
     |-- EngineError (RuntimeError)          where the fit runs
+    |   |-- EngineLostError                 the scheduler is gone
+    |   `-- EngineStalledError              nothing has ended for too long
     `-- ModelFileError (ValueError)         the file
         |-- CorruptModelError               damaged, or not a model file
         |-- UnsupportedVersionError         written in a newer format
@@ -30,6 +32,8 @@ __all__ = [
     "DegenerateFeatureWarning",
     "EmptyRowWarning",
     "EngineError",
+    "EngineLostError",
+    "EngineStalledError",
     "FitError",
     "MissingCodeWarning",
     "MixcoderError",
@@ -63,6 +67,14 @@ class FitError(MixcoderError, ValueError):
 
 class EngineError(MixcoderError, RuntimeError):
     """Raised when the workers, not the data, fail: none left, out of memory, no answer in time."""
+
+
+class EngineLostError(EngineError):
+    """Raised when the one who hands out the work is gone; a checkpoint is what a fit can go on from."""
+
+
+class EngineStalledError(EngineError):
+    """Raised when no job of a fit has ended for longer than ``stall_timeout``, also at a second try."""
 
 
 class ModelFileError(MixcoderError, ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from inspect import signature
 from typing import Any
@@ -104,6 +104,10 @@ def _pack(estimator: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, An
         raise UnknownModelError(
             f"{kind} is not one of {sorted(_STATE)}; save an instance of one of these, or pickle it."
         )
+    if getattr(estimator, "_pending", None) is not None:
+        raise ValueError(
+            "Batches wait for an M-step: call partial_fit with maximize=True before the model is saved."
+        )
     model: MixtureAutoencoder = estimator.model_
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "log_weights": _array(model.log_weights),
@@ -118,6 +122,8 @@ def _pack(estimator: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, An
         else None
     )
     for name in _ARRAYS.get(kind, ()):
+        if not hasattr(estimator, name):
+            continue  # a fit to rows elsewhere keeps no label of each
         value = getattr(estimator, name)
         arrays[f"state.{name}"] = _array(value) if isinstance(value, Tensor) else value
     constructor: dict[str, Any] = {}
@@ -275,6 +281,8 @@ def _rebuild(cls: type[Any], file: modelfile.ModelFile) -> Any:
     for name in _STATE[file.kind]:
         setattr(estimator, name, metadata["state"][name])
     for name in _ARRAYS.get(file.kind, ()):
+        if name == "labels_" and f"state.{name}" not in file.arrays:
+            continue
         value = file.arrays[f"state.{name}"]
         setattr(estimator, name, torch.from_numpy(value) if name.startswith("_") else value)
     return estimator
@@ -384,7 +392,10 @@ def _tuples(value: Any) -> Any:
 
 
 def _pack_tensors(
-    value: Params | Statistics, prefix: str, arrays: dict[str, np.ndarray[Any, Any]]
+    value: Params | Statistics,
+    prefix: str,
+    arrays: dict[str, Any],
+    convert: Callable[[Tensor], Any] = _array,
 ) -> dict[str, Any]:
     """Put the tensors of parameters or sums into ``arrays`` and return how to find them again."""
     packed: dict[str, Any] = {}
@@ -392,12 +403,12 @@ def _pack_tensors(
         content, name = getattr(value, entry.name), f"{prefix}.{entry.name}"
         if isinstance(content, tuple):
             packed[entry.name] = [
-                _pack_tensors(part, f"{name}.{place}", arrays) for place, part in enumerate(content)
+                _pack_tensors(part, f"{name}.{place}", arrays, convert) for place, part in enumerate(content)
             ]
         elif content is None:
             packed[entry.name] = "absent"
         else:
-            arrays[name] = _array(content)
+            arrays[name] = convert(content)
             packed[entry.name] = "array"
     return packed
 

@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import PPCA, FactorAnalyzer, Family
 from mixcoder.encoders import Annealed, Encoder
+from mixcoder.estimators._lazy import lazily
 from mixcoder.estimators._linear_codes import LinearCodes, noise_of, projected
 from mixcoder.estimators._validation import Number, like_input
 from mixcoder.estimators.mixture import DensityEstimator, Mixture, encoder_at
@@ -138,6 +139,7 @@ class LinearMixture(LinearCodes, Mixture):
         noise = noise_of(params) / model.frame.scale[: noise_of(params).shape[1]].square()
         return self._attribute(noise.view_as(params.noise_variances))
 
+    @lazily
     def reconstruct(self, X: Any, *, rule: str = "posterior") -> Any:
         r"""Return the rows nearest to X in the affine plane of their component, shape (n_samples, n_features).
 
@@ -145,7 +147,7 @@ class LinearMixture(LinearCodes, Mixture):
 
         Parameters
         ----------
-        X : array-like or Source, shape (n_samples, n_features)
+        X : array-like or Source, shape (n_samples, n_features), or Dask array or DataFrame
         rule : {"posterior", "nearest"}
             Whether a row's component is the most probable one, or the one that leaves the smallest squared error.
 

@@ -29,10 +29,12 @@ from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import DataError
 from mixcoder.estimators._annealing import Annealing, schedule_of
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
+from mixcoder.estimators._checkpoint import Checkpoint, checkpointed
+from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.alternate import FitResult, gain_below
-from mixcoder.fitting.em import Problem
+from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
 from mixcoder.fitting.stream import Stream
 from mixcoder.sensing import GroupedPosterior, condition, impute, marginal, posterior, sample_missing
@@ -107,6 +109,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     on_interrupt: str
     step_exponent: float
 
+    _pending: Totals | None = None  # sums of batches that wait for an M-step
+
     # What the concrete estimators say
 
     def _family(self) -> Family[Any, Any]:
@@ -178,17 +182,35 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        checkpoint: Any = None,
+        checkpoint_every: float = 60.0,
+        resume: bool = False,
+    ) -> Self:
         """Fit the mixture.
 
         Parameters
         ----------
-        X : array-like or Tensor, shape (n_samples, n_features), or Source
-            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files. NaN is a
-            missing entry: it is integrated out (see Notes).
+        X : array-like or Tensor, shape (n_samples, n_features), Source, or Dask array or DataFrame
+            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files, those of Dask
+            are computed when they are read; where the sums run is what :func:`mixcoder.engine` says. NaN is a missing
+            entry: it is integrated out (see Notes).
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
             Non-negative row weights; their scale has no effect.
+        checkpoint : path, optional
+            File that the state of the fit is written to while it runs, and when it is interrupted (Ctrl-C, SIGTERM);
+            the one before it stays beside it, as ``checkpoint + ".previous"``.
+        checkpoint_every : float, default=60
+            Seconds between two checkpoints; 0 for one after every iteration.
+        resume : bool, default=False
+            Whether to go on from the checkpoint, where there is one. The model is then, to the last bit, that of a
+            fit that was never interrupted. Other rows or other parameters are refused.
 
         Returns
         -------
@@ -211,11 +233,18 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         ----------
         Ghahramani & Jordan (1994), "Supervised learning from incomplete data via an EM approach".
         """
-        with all_or_nothing(self), few_threads(X):
-            if isinstance(self.n_components, str):
-                self._fit_auto(X, y, sample_weight)
-            else:
-                self._fit(X, y, sample_weight)
+        with all_or_nothing(self):
+            X = rows_anywhere(X)
+            with few_threads(X):
+                kept = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
+                if not isinstance(self.n_components, str):
+                    self._checkpoint = kept
+                    self._fit(X, y, sample_weight)
+                elif kept is None:
+                    self._fit_auto(X, y, sample_weight)
+                else:
+                    raise ValueError("A checkpoint is of one fit: give n_components a number, not 'auto'.")
+            self.__dict__.pop("_checkpoint", None)
         return self
 
     def _fit_auto(self, X: Any, y: Any, sample_weight: Any) -> None:
@@ -259,6 +288,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self._require_representable(problem, source.dtype)
         problem = self._problem(problem, row_weight)
         unit = self._bound_unit(problem)
+        if self._checkpoint is not None:
+            self._checkpoint.open(self, problem, seen)
         generator = self._generator()
         annealing = None if schedule is None else Annealing(schedule)
         search = partial(self._searched_start, encoder=encoder, generator=generator, annealing=annealing)
@@ -275,25 +306,33 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             settled, given = self._settled(problem, encoder, given, search, row_weight)
             if settled is not problem:
                 problem, whole = settled, settled.completed()
+        # Of the fit that has found the hyper-parameters, if there was one.
+        traces = dict(enumerate(annealing.traces[-1:])) if annealing is not None else {}
 
         def start(attempt: int) -> Start:
             if callable(given):
                 return given(attempt)
             if given is not None:
                 return given
-            return search(whole)
+            found = search(whole)
+            if annealing is not None:
+                traces[attempt] = annealing.traces[-1]
+            return found
 
         n_init = 1 if given is not None and not callable(given) else self.n_init
         budget = self._budget(encoder, is_given, unit)
         task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
-        result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem, unit))
+        on_step = self._on_step(task, problem, unit)
+        with checkpointed(self, problem, encoder) as (state, keep):
+            result = fit(problem, encoder, start, n_init, budget, on_step, state, keep)
         self._keep(result)
-        if annealing is not None and annealing.traces:
-            self.history_["annealing"] = annealing.traces[result.attempt].as_dict()
+        if result.attempt in traces:  # not of a start that an earlier process made
+            self.history_["annealing"] = traces[result.attempt].as_dict()
         self.lower_bound_ = unit * result.bound
         self.lower_bounds_ = [unit * bound for bound in result.history.bound]
         self.history_["bound"] = list(self.lower_bounds_)
         sums = result.statistics
+        self._let_wait(None)
         self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight).contiguous()
         vars(self).update(self._aside(result.params, problem))
         task.close()
@@ -337,13 +376,17 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         return problem
 
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        r"""Take one step of stepwise EM on a batch of rows.
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, maximize: bool = True) -> Self:
+        r"""Take one step of stepwise EM on a batch of rows, in memory, in files or of Dask.
 
         The running average of the sufficient statistics moves by
         :math:`\eta_t = (t+2)^{-a}` towards those of the batch, a = ``step_exponent``; then the parameters
         are maximised. The first batch starts the mixture, as ``fit`` would; a fitted mixture goes on from its
         own average, every iteration of its fit counting as a step.
+
+        With ``maximize=False`` the parameters stay and the sums of the batch wait; the next call with ``maximize=True``
+        maximises what has waited and its own batch together. That is one iteration of EM over all of these rows, to
+        rounding, however they are cut into batches.
 
         References
         ----------
@@ -354,6 +397,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             raise ValueError(
                 "partial_fit sees one batch at a time and cannot choose: give n_components a number."
             )
+        X = rows_anywhere(X)
         with all_or_nothing(self), few_threads(X):
             fitted: MixtureAutoencoder | None = getattr(self, "model_", None)
             if fitted is not None and not self._continues(fitted, fitted.n_features):
@@ -362,16 +406,24 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             stream = (
                 self._first_stream(source, unit) if fitted is None else self._resumed_stream(source, fitted)
             )
-            stream = stream.step(source)
+            stream = stream.step(source, maximize=maximize, unit=unit)
+            self._let_wait(stream.pending)
             self._sums = None if stream.average is None else stream.average.contiguous()
             self.model_ = stored(stream.model)
             self.n_iter_ = stream.n_steps
             self.converged_ = False
             self.stop_reason_ = "partial_fit takes one step at a time"
-            self.lower_bound_ = stream.bounds[-1]
+            self.lower_bound_ = stream.bound
             self.lower_bounds_ = list(stream.bounds)
             self.history_ = {"bound": list(stream.bounds)}
         return self
+
+    def _let_wait(self, pending: Totals | None) -> None:
+        """Keep sums that wait; where none do, no attribute tells that there were some."""
+        if pending is None:
+            self.__dict__.pop("_pending", None)
+        else:
+            self._pending = pending
 
     def _resumed_stream(self, source: Source, fitted: MixtureAutoencoder) -> Stream:
         self._checked_range(source, fitted.family, first=False)
@@ -382,6 +434,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             exponent=float(self.step_exponent),
             average=None if self._sums is None else self._sums.to(source.device),
             bounds=tuple(self.lower_bounds_),
+            pending=None if self._pending is None else self._pending.to(source.device),
         )
 
     def _first_stream(self, source: Source, unit: float) -> Stream:
@@ -428,6 +481,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         """Weights of the components, shape (n_components,), summing to one."""
         return self._attribute(self._fitted().log_weights.exp())
 
+    @lazily
     def predict_proba(self, X: Any) -> Any:
         """Return the posterior of each row over the components, shape (n_samples, n_components)."""
         model, x = self._asked(X)
@@ -435,12 +489,14 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         assert isinstance(code, Tensor)
         return like_input(code, X)
 
+    @lazily
     def transform(self, X: Any) -> Any:
         """Return the code of each row as a point of the simplex, shape (n_samples, n_components)."""
         model, x = self._asked(X)
         code = model.encode(x)
         return like_input(code.dense(x.dtype) if isinstance(code, HardCode) else code, X)
 
+    @lazily
     def score_samples(self, X: Any) -> Any:
         """Return the log-density of each row in nats, shape (n_samples,)."""
         return like_input(self._log_prob(X), X)
@@ -510,6 +566,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             on_device(model, rows.device), rows, operator, noise_variance, temperature=temperature
         )
 
+    @lazily
     def impute(self, X: Any) -> Any:
         r"""Return the rows with each NaN replaced by its posterior mean, shape (n_samples, n_features).
 
@@ -829,7 +886,7 @@ class Mixture(DensityEstimator):
         if isinstance(self.init, str):
             return None
         if callable(self.init):
-            random_state = check_random_state(self.random_state)
+            random_state = self._random_numbers()
             source = problem.source
             rows = source.take(torch.arange(source.n_rows))
             shown = rows if self._from_torch else rows.numpy(force=True)

@@ -12,6 +12,7 @@ from mixcoder._typing import HardCode
 from mixcoder.components import GaussianTiedSpherical
 from mixcoder.components.gaussian_tied_spherical import GaussianTiedSphericalParams
 from mixcoder.encoders import Annealed, Argmax
+from mixcoder.engines import current_engine
 from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
 from mixcoder.fitting.annealing import AnnealingTrace, anneal
 from mixcoder.fitting.em import Problem
@@ -39,17 +40,24 @@ _SETTLING_STEPS = 100
 _SETTLING_TOLERANCE = 1e-3
 
 
-def kmeans_problem(source: Source, limits: Range) -> tuple[Problem, Scan]:
-    """Return the problem whose bound is the negative sum of squares: round, of one size, equal weights."""
+def kmeans_problem(source: Source, limits: Range, *, remembers: bool = True) -> tuple[Problem, Scan]:
+    """Return the problem whose bound is the negative sum of squares: round, of one size, equal weights.
+
+    Parameters
+    ----------
+    remembers : bool
+        Whether a pass over rows in memory may use what the last one knew of each; a fit that is to be resumed may not.
+    """
     problem, seen = prepare(source, GaussianTiedSpherical(), limits, fixed_weights=True)
-    return _of_one_size(problem), seen
+    return _of_one_size(problem, remembers=remembers), seen
 
 
-def _of_one_size(problem: Problem) -> Problem:
+def _of_one_size(problem: Problem, *, remembers: bool = True) -> Problem:
     # The size is one working unit whatever the units of the rows: it scales the bound, nothing else.
     family = GaussianTiedSpherical(variance=1.0)
-    if not isinstance(problem.source, TensorSource):
-        # Rows in files are not remembered one by one: there may be more of them than memory holds.
+    if not remembers or not isinstance(problem.source, TensorSource) or current_engine().remote:
+        # Rows in files are not remembered one by one: there may be more of them than memory holds. And workers
+        # remember nothing.
         return Problem.of(problem, family=family, fixed_weights=True)
     return LloydProblem.of(problem, family=family, fixed_weights=True)
 
