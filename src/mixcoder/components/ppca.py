@@ -124,7 +124,7 @@ class PPCA(Planes[PPCAParams], Gaussian[PPCAParams]):  # type: ignore[override]
         return low_rank.posterior(params.loadings, params.noise_variances[:, None])[0]
 
     def row_terms(self, x: Tensor) -> Tensor | None:
-        """Return |x|^2 where components share their noise: its sum knows no code."""
+        """Return ``|x|^2`` where components share their noise: its sum knows no code."""
         return x.square().sum(1, keepdim=True) if self.noise == "shared" else None
 
     def log_likelihood(self, params: PPCAParams, x: Tensor) -> Tensor:

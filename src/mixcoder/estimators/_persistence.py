@@ -202,7 +202,7 @@ def _cpu(value: Any) -> Any:
 
 
 def load(path: Any, *, expected_sha256: str | None = None) -> Any:
-    """Return the fitted estimator that :meth:`save` wrote.
+    """Return the fitted estimator that its ``save`` wrote.
 
     Parameters
     ----------

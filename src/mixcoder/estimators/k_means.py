@@ -495,7 +495,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         temperature : float, default=1.0
             1 is Bayes, 0 the nearest centre as seen through H.
         within_variance : float, optional
-            v, in squared units of the rows. By default what ``fit`` left of the rows, inertia_ / (n d).
+            v, in squared units of the rows. By default what ``fit`` left of the rows, ``inertia_ / (n d)``.
 
         Returns
         -------

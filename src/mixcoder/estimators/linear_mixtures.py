@@ -200,8 +200,8 @@ class PPCAMixture(LinearMixture):
         Smallest noise variance s_k^2, as a fraction of the variance of the data averaged over the features. A
         floor above the noise that the components would find (0.3 for images) makes it the same for all: the fit
         is then one of planes that lie close to the rows (K-subspaces), and no plane can shrink to a few rows.
-    init, tol, max_iter, n_init, acceleration, random_state, warm_start, verbose, verbose_interval, \
-on_interrupt, step_exponent
+    init, tol, max_iter, n_init, acceleration, random_state
+    warm_start, verbose, verbose_interval, on_interrupt, step_exponent
         As in :class:`Mixture`.
 
     Attributes
@@ -256,8 +256,8 @@ class FactorAnalyzerMixture(LinearMixture):
         Strength of a prior on the noise towards the variances of the columns; as in :class:`PPCAMixture`.
     min_variance : float, default=1e-6
         Smallest noise variance of a column, as a fraction of its variance over all rows.
-    temperature, init, tol, max_iter, n_init, acceleration, random_state, warm_start, verbose, verbose_interval, \
-on_interrupt, step_exponent
+    temperature, init, tol, max_iter, n_init, acceleration, random_state
+    warm_start, verbose, verbose_interval, on_interrupt, step_exponent
         As in :class:`Mixture`.
 
     Attributes

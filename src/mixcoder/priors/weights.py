@@ -43,8 +43,8 @@ class Dirichlet(WeightPrior):
     r"""A symmetric Dirichlet distribution.
 
     .. math:: \alpha_k = \alpha_0 + N_k, \qquad
-              E[\log \pi_k] = \psi(\alpha_k) - \psi(\textstyle\sum_j \alpha_j), \qquad
-              \log Z = \sum_k \log\Gamma(\alpha_k) - \log\Gamma(\textstyle\sum_k \alpha_k)
+              E[\log \pi_k] = \psi(\alpha_k) - \psi({\textstyle\sum_{j} \alpha_j}), \qquad
+              \log Z = \sum_k \log\Gamma(\alpha_k) - \log\Gamma({\textstyle\sum_{k} \alpha_k})
 
     References
     ----------
@@ -73,7 +73,7 @@ class StickBreaking(WeightPrior):
     r"""A Dirichlet process, of which the posterior uses the first K components.
 
     .. math:: \pi_k = v_k \prod_{j<k} (1 - v_j), \qquad v_k \sim \mathrm{Beta}(1, \gamma_0), \qquad
-              q(v_k) = \mathrm{Beta}(1 + N_k,\ \gamma_0 + \textstyle\sum_{j>k} N_j)
+              q(v_k) = \mathrm{Beta}(1 + N_k,\ \gamma_0 + {\textstyle\sum_{j>k} N_j})
 
     References
     ----------

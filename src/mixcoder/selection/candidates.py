@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CRITERIA = ("bic", "icl", "aic", "held_out")
+"""Names by which models are compared; in nats per row for ``held_out``, which is to be large, the others small."""
 """What a model can be chosen by; of "held_out" more is better, of the others less."""
 
 

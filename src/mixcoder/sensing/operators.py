@@ -230,8 +230,8 @@ class Physics(Operator):
     Parameters
     ----------
     physics : object
-        ``A(x)`` takes signals of shape (n, *signal_shape), ``A_adjoint(y)`` measurements. It must be linear, without
-        noise of its own.
+        ``A(x)`` takes signals of shape ``(n, *signal_shape)``, ``A_adjoint(y)`` measurements. It must be linear,
+        without noise of its own.
     signal_shape : tuple of int
         Shape of one signal, for example (channels, height, width).
     measured_shape : tuple of int

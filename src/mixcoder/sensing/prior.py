@@ -121,7 +121,7 @@ class GaussianPrior:
         return cross + loading @ operator.apply(loading.mT) if self.n_latent else cross
 
     def log_det(self, k: int) -> Tensor:
-        """Return log |Sigma_k|."""
+        """Return ``log |Sigma_k|``."""
         spread, loading = self.spread(k), self.loading(k)
         if spread.ndim == 1:
             _, factors = low_rank.posterior(loading[None], spread[None])

@@ -21,7 +21,7 @@ def code_exists(targets: Tensor, anchors: Tensor, tolerance: float = 1e-9) -> Te
     existence of a maximum-likelihood estimate in an exponential family. In a few axes the facets of the hull tell; in
     many, or where they cannot be found, a linear program a row:
 
-    .. math:: t^* = \max \{t : c_k \ge t,\ \textstyle\sum_k c_k = 1,\ \sum_k c_k w_k = m\} > 0
+    .. math:: t^* = \max \{t : c_k \ge t,\ {\textstyle\sum_{k} c_k} = 1,\ \sum_k c_k w_k = m\} > 0
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def hull_vertices(anchors: Tensor) -> Tensor:
 
     w_k is one iff it cannot be mixed without itself. Anchors that coincide count as one.
 
-    .. math:: \min \{c_k : c \ge 0,\ \textstyle\sum_j c_j = 1,\ \sum_j c_j w_j = w_k\} = 1
+    .. math:: \min \{c_k : c \ge 0,\ {\textstyle\sum_{j} c_j} = 1,\ \sum_j c_j w_j = w_k\} = 1
 
     Examples
     --------
