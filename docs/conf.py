@@ -45,7 +45,9 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
 nb_execution_mode = "force"
-nb_execution_raise_on_error = False  # a cell that fails is a warning with its trace: under -W an error, and every page is tried
+nb_execution_raise_on_error = (
+    False  # a cell that fails is a warning with its trace: under -W an error, and every page is tried
+)
 nb_execution_timeout = 120
 nb_execution_show_tb = True
 nb_merge_streams = True

@@ -27,8 +27,8 @@ class ExponentialParams(Params):
 class Exponential(ExponentialFamily[ExponentialParams]):
     r"""Components of independent waiting times: log p(x|k) = - sum_d [log m_kd + x_d / m_kd], x >= 0.
 
-    Means are kept above ``min_mean`` times the mean over all rows: the likelihood of one mean rises up to its maximum and
-    falls beyond, so that the clamped maximiser is the maximiser under this constraint, and the bound still never falls.
+    Means are kept above ``min_mean`` times the mean over all rows. The likelihood of one mean rises up to its maximum
+    and falls beyond: the clamped maximiser is that under the constraint, and the bound still never falls.
     """
 
     min_mean: float = 1e-6

@@ -62,6 +62,18 @@ class MixtureAutoencoder:
         Working coordinates of ``params``.
     magnitude : Tensor, shape (d,)
         Root mean square of the training rows in working coordinates; it sets the precision of a pass.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mixcoder import GaussianMixture
+    >>> X = np.array([[0.0], [0.2], [0.1], [9.0], [9.3], [9.1]])
+    >>> model = GaussianMixture(2, random_state=0).fit(X).model_
+    >>> model
+    MixtureAutoencoder of 2 GaussianFull components on 1 features, encoded by Posterior
+    >>> code = model.encode(torch.tensor(X))
+    >>> model.decode(code).shape, model.log_prob(torch.tensor(X)).shape
+    (torch.Size([6, 1]), torch.Size([6]))
     """
 
     family: Family[Any, Any]

@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION: Final = 1
+"""Written into every file; newer files are refused, older ones go through :data:`MIGRATIONS`."""
 
 MAX_BYTES: Final = 2**32
 """Larger files are refused before memory is asked for; pass ``max_bytes`` to read one on purpose."""
@@ -84,6 +85,15 @@ class ModelFile:
         Dictionaries come back with sorted keys.
     sha256 : str
         Digest of everything in the file, 64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     digest = write(f"{directory}/two.mixcoder", "example", {"means": np.zeros((2, 3))}, {"n": 2})
+    ...     model = read(f"{directory}/two.mixcoder")
+    >>> model.kind, model.arrays["means"].shape, model.metadata, model.sha256 == digest
+    ('example', (2, 3), {'n': 2}, True)
     """
 
     kind: str = field(compare=False)
@@ -459,7 +469,13 @@ def _check_name(name: object, what: str) -> None:
 
 
 def library_version() -> str:
-    """Return the version of this package."""
+    """Return the version of this package.
+
+    Examples
+    --------
+    >>> library_version()[0].isdigit()
+    True
+    """
     from importlib import metadata  # slow to import, and only a save needs it
 
     try:

@@ -33,18 +33,35 @@ def eop(log_likelihood: Tensor, code: Code) -> Tensor:
     log_likelihood : Tensor, shape (n, k)
     code : Code, shape (n, k) or (k,)
         Non-negative, rows sum to one; or a component a row.
+
+    Examples
+    --------
+    >>> eop(torch.tensor([[0.1, 0.3]]).log(), torch.tensor([[0.5, 0.5]]))
+    tensor([0.2000])
     """
     return leop(log_likelihood, code).exp()
 
 
 def leop(log_likelihood: Tensor, code: Code) -> Tensor:
-    r"""Return :math:`\log \sum_k u_{nk}\, p(x_n|k)` in nats, shape (n,)."""
+    r"""Return :math:`\log \sum_k u_{nk}\, p(x_n|k)` in nats, shape (n,).
+
+    Examples
+    --------
+    >>> leop(torch.tensor([[0.1, 0.3]]).log(), torch.tensor([[0.5, 0.5]])).exp()
+    tensor([0.2000])
+    """
     code = _dense(code, log_likelihood)
     return torch.logsumexp(torch.where(code > 0, log_likelihood + code.log(), -math.inf), dim=1)
 
 
 def eol(log_likelihood: Tensor, code: Code) -> Tensor:
-    r"""Return :math:`\sum_k u_{nk} \log p(x_n|k)` in nats, shape (n,); 0 log 0 counts as zero."""
+    r"""Return :math:`\sum_k u_{nk} \log p(x_n|k)` in nats, shape (n,); 0 log 0 counts as zero.
+
+    Examples
+    --------
+    >>> eol(torch.tensor([[0.1, 0.3]]).log(), torch.tensor([[0.5, 0.5]])).exp()  # the geometric mean
+    tensor([0.1732])
+    """
     code = _dense(code, log_likelihood)
     return torch.where(code > 0, code * log_likelihood, torch.zeros_like(log_likelihood)).sum(dim=1)
 
@@ -62,6 +79,12 @@ def loe(x: Tensor, means: Tensor, code: Code, variance: float | Tensor) -> Tenso
     code : Code, shape (n, k)
     variance : float or Tensor, shape (d,) or (d, d)
         S, in squared units of the rows: one variance for all features, one for each, or the covariance.
+
+    Examples
+    --------
+    >>> x, a = torch.tensor([[0.0]]), torch.tensor([[-1.0], [1.0]])
+    >>> loe(x, a, torch.tensor([[0.5, 0.5]]), 1.0)  # log N(0; 0, 1)
+    tensor([-0.9189])
     """
     scaled, log_det = _whitened(x - _dense(code, means) @ means, variance)
     return -0.5 * (scaled.square().sum(dim=1) + log_det + x.shape[1] * math.log(2 * math.pi))
@@ -134,6 +157,12 @@ def free_energy(log_joint: Tensor, code: Code, beta: float = 1.0) -> Tensor:
     r"""Return :math:`F_\beta(u_n) = \sum_k u_{nk} \log(\pi_k p(x_n|k)) + H(u_n)/\beta`, shape (n,).
 
     beta = 1 is the evidence bound of soft EM, beta = inf the objective of hard EM.
+
+    Examples
+    --------
+    >>> h = torch.tensor([[0.1, 0.3]]).log()
+    >>> free_energy(h, torch.tensor([[0.25, 0.75]])).exp()  # at the posterior it is the evidence
+    tensor([0.4000])
     """
     energy = eol(log_joint, code)
     return energy if math.isinf(beta) else energy + entropy(_dense(code, log_joint)) / beta

@@ -15,6 +15,12 @@ class Statistics:
     """Base of every bundle of sums: frozen, added field by field, in float64.
 
     A field is a tensor, another ``Statistics``, or ``None`` (absent in both summands).
+
+    Examples
+    --------
+    >>> half = Moments(torch.tensor([1.0, 2.0]), torch.tensor([[3.0], [4.0]]))
+    >>> (half + half).counts
+    tensor([2., 4.])
     """
 
     def __add__(self, other: Self) -> Self:
@@ -76,6 +82,14 @@ class Moments(Statistics):
     pooled : Tensor, shape (g, p), optional
         Sum over rows of the terms that no code weighs (what tied components share), once a group of
         components; ``None`` where there are none.
+
+    Examples
+    --------
+    >>> from mixcoder.components import Poisson
+    >>> code = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    >>> Poisson().statistics(None, torch.tensor([[2.0], [4.0]]), code).sums
+    tensor([[4.],
+            [2.]], dtype=torch.float64)
     """
 
     counts: Tensor

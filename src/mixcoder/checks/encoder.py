@@ -232,6 +232,12 @@ def encoder_checks(
     ----------
     encoder_classes : iterable of classes, optional
         All of :mod:`mixcoder.encoders`, found by discovery, by default.
+
+    Examples
+    --------
+    >>> from mixcoder.encoders import Argmax
+    >>> for name, law in encoder_checks([Argmax]):
+    ...     law()
     """
     for found in discover(encoders, Encoder) if encoder_classes is None else encoder_classes:
         for check in _checks(_subjects(found)):

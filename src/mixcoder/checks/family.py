@@ -743,6 +743,12 @@ def family_checks(
         @pytest.mark.parametrize("name", checks)
         def test_my_family(name):
             checks[name]()
+
+    Examples
+    --------
+    >>> from mixcoder.components import Bernoulli
+    >>> name, law = next(family_checks([Bernoulli]))
+    >>> law()
     """
     for family in discover(components, Family) if families is None else families:
         for check in _checks(cases_of(family), encoders):

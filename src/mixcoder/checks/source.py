@@ -212,6 +212,12 @@ def source_checks(
     source_factories : list of callables, optional
         All classes of :mod:`mixcoder.sources`, found by discovery, by default; made by their ``holding`` where they
         have one.
+
+    Examples
+    --------
+    >>> from mixcoder.sources import TensorSource
+    >>> for name, law in source_checks([TensorSource]):
+    ...     law()
     """
     found: list[Any] = discover(sources, Source) if source_factories is None else source_factories  # type: ignore[type-abstract]
     found = [entry for entry in found if not hasattr(entry, "available") or entry.available()]

@@ -24,6 +24,13 @@ class Params:
     The first axis of every field is the component, unless the field is named in ``shared``: then it is the
     *group*. Components of one group share these; there is one group, except while several mixtures are
     fitted side by side as one long list of components.
+
+    Examples
+    --------
+    >>> from mixcoder.components.poisson import PoissonParams
+    >>> params = PoissonParams(rates=torch.tensor([[1.0], [5.0], [9.0]]))
+    >>> params.n_components, params.take(torch.tensor([2, 0])).rates[:, 0]
+    (3, tensor([9., 1.]))
     """
 
     shared: ClassVar[tuple[str, ...]] = ()
@@ -101,6 +108,16 @@ class Family(ABC, Generic[P, S]):
     A new family is one file: ``Params``, ``Statistics`` where :class:`~mixcoder.statistics.Moments` does
     not do, and the six verbs ``log_likelihood``, ``statistics``, ``maximize``, ``decode``, ``sample``,
     ``examples``. Every conformance check in :mod:`mixcoder.checks` then runs on it by discovery.
+
+    Examples
+    --------
+    >>> from mixcoder.components import Bernoulli
+    >>> family, params = Bernoulli.examples()[0]
+    >>> (
+    ...     isinstance(family, Family),
+    ...     family.log_likelihood(params, family.decode(params, torch.eye(3)).round()).shape,
+    ... )
+    (True, torch.Size([3, 3]))
     """
 
     geometry: ClassVar[str] = "rotation"
@@ -252,6 +269,12 @@ class PassSetting:
     column_major : bool
         Whether blocks are stored column by column: best for soft codes, whose sums along a row become sums
         of long columns; hard codes search along rows.
+
+    Examples
+    --------
+    >>> setting = PassSetting(torch.float64, Workspace(), torch.ones(2, dtype=torch.float64), tolerance=1e-6)
+    >>> setting.column_major
+    True
     """
 
     dtype: torch.dtype
@@ -266,6 +289,16 @@ class Kernel(Generic[P, S]):
     """One pass's view of a family: parameters prepared once, then applied block by block.
 
     ``expand`` makes of a block of rows what the other two verbs read; it may be the rows themselves.
+
+    Examples
+    --------
+    >>> from mixcoder.components import Poisson
+    >>> family, params = Poisson.examples()[0]
+    >>> setting = PassSetting(torch.float64, Workspace(), torch.ones(3, dtype=torch.float64), tolerance=1e-6)
+    >>> kernel = family.kernel(params, torch.full((3,), 1 / 3, dtype=torch.float64).log(), setting)
+    >>> rows = kernel.expand(torch.tensor([[2.0, 9.0, 1.0]], dtype=torch.float64), Frame.identity(3))
+    >>> kernel.log_joint(rows).argmax(1)
+    tensor([0])
     """
 
     family: Family[P, S]

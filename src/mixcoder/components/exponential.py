@@ -30,6 +30,15 @@ class ExponentialFamily(Family[P, Moments]):
     tied components share). The first feature is the constant 1, which carries b_k into the product on the
     way out and brings the counts back on the way in. A concrete family says ``width``, ``write_features``,
     ``natural``, ``maximize``, and, where it has them, ``row_terms`` and ``common``.
+
+    Examples
+    --------
+    >>> from mixcoder.components import Poisson
+    >>> family, params = Poisson.examples()[0]
+    >>> x = torch.tensor([[2.0, 9.0, 1.0]], dtype=torch.float64)
+    >>> products = family.features(x) @ family.natural(params).T + family.common_term(params, x)[:, None]
+    >>> torch.allclose(products, family.log_likelihood(params, x))
+    True
     """
 
     leads_with_rows: ClassVar[bool] = True

@@ -46,6 +46,12 @@ class Gaussian(ExponentialFamily[P]):
     added_variance : float or sequence of d floats
         Added to the diagonal of every covariance, in squared units of the rows (scikit-learn's
         ``reg_covar``). It is part of no bound: with it the bound may fall by as little as it adds.
+
+    Examples
+    --------
+    >>> from mixcoder.components import GaussianDiagonal
+    >>> issubclass(GaussianDiagonal, Gaussian), GaussianDiagonal(min_variance=1e-3)
+    (True, GaussianDiagonal(min_variance=0.001, added_variance=0.0))
     """
 
     min_variance: float = 1e-6

@@ -42,6 +42,12 @@ class GaussianDiagonal(Gaussian[GaussianDiagonalParams]):
 
     .. math:: \log p(x|k) = -\tfrac12 \sum_d \left[ \frac{(x_d-\mu_{kd})^2}{\sigma^2_{kd}}
               + \log 2\pi\sigma^2_{kd} \right]
+
+    Examples
+    --------
+    >>> family, params = GaussianDiagonal.examples()[0]
+    >>> family.log_likelihood(params, params.means).argmax(1).equal(torch.arange(params.n_components))
+    True
     """
 
     geometry: ClassVar[str] = "units"

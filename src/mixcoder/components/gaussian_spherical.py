@@ -34,6 +34,12 @@ class GaussianSpherical(Gaussian[GaussianSphericalParams]):
     r"""Gaussian components with covariance sigma_k^2 I.
 
     .. math:: \log p(x|k) = -\frac{|x-\mu_k|^2}{2\sigma^2_k} - \tfrac d2 \log 2\pi\sigma^2_k
+
+    Examples
+    --------
+    >>> family, params = GaussianSpherical.examples()[0]
+    >>> family.log_likelihood(params, params.means).argmax(1).equal(torch.arange(params.n_components))
+    True
     """
 
     common_scale: ClassVar[bool] = True

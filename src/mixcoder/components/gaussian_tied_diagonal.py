@@ -37,6 +37,12 @@ class GaussianTiedDiagonal(Gaussian[GaussianTiedDiagonalParams]):
 
     .. math:: \log p(x|k) = -\tfrac12 \sum_d \left[ \frac{(x_d-\mu_{kd})^2}{\sigma^2_d}
               + \log 2\pi\sigma^2_d \right]
+
+    Examples
+    --------
+    >>> family, params = GaussianTiedDiagonal.examples()[0]
+    >>> family.log_likelihood(params, params.means).argmax(1).equal(torch.arange(params.n_components))
+    True
     """
 
     geometry: ClassVar[str] = "units"

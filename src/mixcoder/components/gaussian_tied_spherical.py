@@ -43,6 +43,12 @@ class GaussianTiedSpherical(Gaussian[GaussianTiedSphericalParams]):
     variance : float, optional
         Fixes sigma^2, in squared units of the rows, instead of fitting it. With equal weights and a hard
         code the fit is then k-means: the sum of squares is -2 sigma^2 times the bound, up to a constant.
+
+    Examples
+    --------
+    >>> family, params = GaussianTiedSpherical.examples()[0]
+    >>> family.log_likelihood(params, params.means).argmax(1).equal(torch.arange(params.n_components))
+    True
     """
 
     variance: float | None = None

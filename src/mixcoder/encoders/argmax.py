@@ -25,6 +25,12 @@ class Argmax(Encoder):
               F_\infty(u_n) = \sum_k u_{nk} \log(\pi_k p(x_n|k))
 
     Ties go to the lowest index.
+
+    Examples
+    --------
+    >>> code = Argmax().encode(torch.tensor([[0.1, 0.3], [0.2, 0.2]]).log())
+    >>> code.index
+    tensor([1, 0])
     """
 
     beta: ClassVar[float] = math.inf  # type: ignore[misc]

@@ -12,7 +12,14 @@ from mixcoder._typing import Code
 
 
 class Encoder(ABC):
-    """The rule by which a row picks its components. Frozen; hyper-parameters only."""
+    """The rule by which a row picks its components. Frozen; hyper-parameters only.
+
+    Examples
+    --------
+    >>> from mixcoder.encoders import Argmax, Posterior
+    >>> Posterior().beta, Argmax().beta
+    (1.0, inf)
+    """
 
     beta: float
     """Inverse temperature of the code: 1 for Bayes' posterior, inf for the argmax."""

@@ -29,6 +29,12 @@ class Ascent:
         Factor by which the distance from the vertices that the iteration tends to shrinks in a step, in the limit.
     converged : bool
         Whether every row is within the tolerance of its limit.
+
+    Examples
+    --------
+    >>> found = multiplicative_ascent(torch.tensor([[0.2, 0.8]], dtype=torch.float64).log())
+    >>> found.converged, found.code.round(decimals=6), bool((found.leop.diff(dim=0) >= 0).all())
+    (True, tensor([[0., 1.]], dtype=torch.float64), True)
     """
 
     code: Tensor
@@ -117,6 +123,11 @@ def contraction_rate(log_likelihood: Tensor) -> Tensor:
     ----------
     log_likelihood : Tensor, shape (n, k)
         In nats.
+
+    Examples
+    --------
+    >>> contraction_rate(torch.tensor([[0.2, 0.8]]).log())
+    tensor([0.2500])
     """
     best = log_likelihood.amax(1, keepdim=True)
     second = torch.where(log_likelihood < best, log_likelihood, -math.inf).amax(1)

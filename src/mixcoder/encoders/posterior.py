@@ -25,6 +25,12 @@ class Posterior(Encoder):
     References
     ----------
     Dempster, Laird & Rubin (1977); Neal & Hinton (1998), equation 7.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Posterior().encode(torch.tensor([[0.1, 0.3]]).log())
+    tensor([[0.2500, 0.7500]])
     """
 
     beta: ClassVar[float] = 1.0  # type: ignore[misc]

@@ -39,6 +39,12 @@ class Tempered(Encoder):
     References
     ----------
     Ueda & Nakano (1998), deterministic annealing EM; Rose (1998).
+
+    Examples
+    --------
+    >>> import torch
+    >>> Tempered(2.0).encode(torch.tensor([[0.1, 0.3]]).log())
+    tensor([[0.1000, 0.9000]])
     """
 
     beta: float = 1.0

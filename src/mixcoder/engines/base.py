@@ -20,7 +20,14 @@ J = TypeVar("J")
 
 
 class Engine(ABC):
-    """Who computes the jobs of a sum. The tree of additions never depends on it, so neither do the bits."""
+    """Who computes the jobs of a sum. The tree of additions never depends on it, so neither do the bits.
+
+    Examples
+    --------
+    >>> from mixcoder.engines import LocalEngine
+    >>> LocalEngine(1).fold(lambda job: job**2, [1, 2, 3])
+    14
+    """
 
     remote: ClassVar[bool]
     """Whether jobs leave this process: they are then values that can be sent, and nothing they write comes back."""

@@ -18,12 +18,28 @@ _chosen: ContextVar[Engine | None] = ContextVar("mixcoder_engine", default=None)
 
 
 def current_engine() -> Engine:
-    """Return the engine of the innermost ``with engine(...)``; threads where there is none."""
+    """Return the engine of the innermost ``with engine(...)``; threads where there is none.
+
+    Examples
+    --------
+    >>> with engine("serial"):
+    ...     current_engine().n_threads
+    1
+    """
     return _chosen.get() or _THREADS
 
 
 def is_chosen() -> bool:
-    """Return whether an engine was asked for."""
+    """Return whether an engine was asked for.
+
+    Examples
+    --------
+    >>> is_chosen()
+    False
+    >>> with engine("serial"):
+    ...     is_chosen()
+    True
+    """
     return _chosen.get() is not None
 
 

@@ -19,6 +19,11 @@ class LocalEngine(Engine):
     ----------
     n_threads : int, optional
         As many as torch may use by default; 1 is serial.
+
+    Examples
+    --------
+    >>> LocalEngine(n_threads=2).fold(lambda job: job**2, [1, 2, 3])
+    14
     """
 
     remote: ClassVar[bool] = False

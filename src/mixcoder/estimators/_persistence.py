@@ -215,6 +215,17 @@ def load(path: Any, *, expected_sha256: str | None = None) -> Any:
     ModelFileError
         If the file is damaged, was written by a newer version, or holds no model of this library. Loading
         never runs code from the file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mixcoder import KMeans
+    >>> model = KMeans(2, random_state=0).fit([[0.0], [0.1], [5.0], [5.1]])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     digest = model.save(f"{folder}/two.mixcoder")
+    ...     same = load(f"{folder}/two.mixcoder")
+    >>> bool((same.cluster_centers_ == model.cluster_centers_).all())
+    True
     """
     file = modelfile.read(path, expected_sha256=expected_sha256)
     known = _estimators()

@@ -31,6 +31,19 @@ class CornerDisplay:
     ax_ : Axes
         The first on the diagonal.
     figure_
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from sklearn.datasets import load_iris
+    >>> from mixcoder import GaussianMixture
+    >>> from mixcoder.plot import CornerDisplay
+    >>> X = load_iris().data
+    >>> model = GaussianMixture(3, random_state=0).fit(X)
+    >>> display = CornerDisplay.from_estimator(model, X, features=[0, 2, 3])
+    >>> display.axes_.shape, len(display.pairs)
+    ((3, 3), 3)
     """
 
     def __init__(

@@ -40,6 +40,19 @@ class EllipseDisplay:
     ellipses_ : list of matplotlib Ellipse
         Of the components with a weight.
     contours_ : matplotlib ContourSet or None
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from sklearn.datasets import load_iris
+    >>> from mixcoder import GaussianMixture
+    >>> from mixcoder.plot import EllipseDisplay
+    >>> X = load_iris().data
+    >>> model = GaussianMixture(3, random_state=0).fit(X)
+    >>> display = EllipseDisplay.from_estimator(model, X, features=[2, 3])
+    >>> len(display.ellipses_), display.ax_.get_xlabel()
+    (3, 'x2')
     """
 
     masses = (0.5, 0.9, 0.99)

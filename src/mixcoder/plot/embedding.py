@@ -33,6 +33,21 @@ class EmbeddingDisplay:
     anchors_ : list of Text
     contours_ : ContourSet or None
         Of the absorber's share.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from sklearn.datasets import load_iris
+    >>> from mixcoder import GaussianMixture
+    >>> from mixcoder.plot import EmbeddingDisplay
+    >>> X = load_iris().data
+    >>> from mixcoder import ParametricEmbedding
+    >>> model = GaussianMixture(3, random_state=0).fit(X)
+    >>> map_of = ParametricEmbedding(2, model=model).fit(X)
+    >>> display = EmbeddingDisplay.from_estimator(map_of)
+    >>> display.codes.shape, display.anchors.shape
+    ((150, 2), (3, 2))
     """
 
     def __init__(

@@ -34,6 +34,19 @@ class HistoryDisplay:
         Of beta.
     line_ : Line2D
         Of the bound.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from sklearn.datasets import load_iris
+    >>> from mixcoder import GaussianMixture
+    >>> from mixcoder.plot import HistoryDisplay
+    >>> X = load_iris().data
+    >>> model = GaussianMixture(3, random_state=0).fit(X)
+    >>> display = HistoryDisplay.from_estimator(model)
+    >>> bool((np.diff(display.bound) > -1e-9).all())
+    True
     """
 
     def __init__(self, *, bound: Any, beta: Any = None, events: Any = ()) -> None:

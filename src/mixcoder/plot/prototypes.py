@@ -28,6 +28,15 @@ class PrototypeDisplay:
         The axes that hold them all, and the figure.
     order_ : ndarray
         The components drawn, in order.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from mixcoder.plot import PrototypeDisplay
+    >>> images = np.eye(4).reshape(4, 2, 2)
+    >>> PrototypeDisplay(prototypes=images, weights=[0.1, 0.4, 0.3, 0.2]).plot().order_.tolist()
+    [1, 2, 3, 0]
     """
 
     def __init__(self, *, prototypes: Any, weights: Any = None) -> None:

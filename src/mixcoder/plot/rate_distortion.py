@@ -28,6 +28,21 @@ class RateDistortionDisplay:
     ax_, figure_
         Where it was drawn.
     lines_ : list of Line2D
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from sklearn.datasets import load_iris
+    >>> from mixcoder import GaussianMixture
+    >>> from mixcoder.plot import RateDistortionDisplay
+    >>> X = load_iris().data
+    >>> from mixcoder import KMeans
+    >>> models = [KMeans(k, random_state=0).fit(X) for k in (2, 4, 8)]
+    >>> display = RateDistortionDisplay.from_estimators({"k-means": models}, X)
+    >>> rate, distortion = display.curves["k-means"].T
+    >>> bool((np.diff(rate) > 0).all()), bool((np.diff(distortion) < 0).all())
+    (True, True)
     """
 
     def __init__(

@@ -24,6 +24,15 @@ class ReconstructionDisplay:
     axes_ : ndarray of Axes, shape (3, m)
     ax_, figure_
         The axes that hold them all, and the figure.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from mixcoder.plot import ReconstructionDisplay
+    >>> images = np.random.default_rng(0).random((5, 4, 4))
+    >>> ReconstructionDisplay(originals=images, reconstructions=images.round()).plot().axes_.shape
+    (3, 5)
     """
 
     def __init__(self, *, originals: Any, reconstructions: Any) -> None:

@@ -28,6 +28,19 @@ class ResponsibilityDisplay:
     order_ : ndarray
         The rows drawn, from top to bottom.
     image_ : AxesImage
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from sklearn.datasets import load_iris
+    >>> from mixcoder import GaussianMixture
+    >>> from mixcoder.plot import ResponsibilityDisplay
+    >>> X = load_iris().data
+    >>> model = GaussianMixture(3, random_state=0).fit(X)
+    >>> display = ResponsibilityDisplay.from_estimator(model, X)
+    >>> display.responsibilities.shape, bool(np.allclose(display.responsibilities.sum(1), 1))
+    ((150, 3), True)
     """
 
     def __init__(self, *, responsibilities: Any) -> None:

@@ -34,6 +34,20 @@ class SelectionDisplay:
         The ring.
     failed_ : Line2D or None
         The crosses, on the lower edge.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from sklearn.datasets import load_iris
+    >>> from mixcoder import GaussianMixture
+    >>> from mixcoder.plot import SelectionDisplay
+    >>> X = load_iris().data
+    >>> from mixcoder import select
+    >>> chosen = select(GaussianMixture(random_state=0), X, {"n_components": [1, 2, 3]})
+    >>> display = SelectionDisplay.from_selection(chosen)
+    >>> display.criterion, len(display.lines_)
+    ('bic', 1)
     """
 
     def __init__(self, *, selection: Selection, criterion: str) -> None:

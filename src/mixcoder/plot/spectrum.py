@@ -27,6 +27,19 @@ class SpectrumDisplay:
     ax_, figure_
         Where it was drawn.
     lines_ : list of Line2D
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from sklearn.datasets import load_iris
+    >>> from mixcoder import GaussianMixture
+    >>> from mixcoder.plot import SpectrumDisplay
+    >>> X = load_iris().data
+    >>> from mixcoder import PPCAMixture
+    >>> display = SpectrumDisplay.from_estimator(PPCAMixture(2, 2, random_state=0).fit(X))
+    >>> display.spectra.shape, display.noise.shape
+    ((2, 2), (2,))
     """
 
     def __init__(self, *, spectra: Any, noise: Any, weights: Any) -> None:

@@ -28,6 +28,19 @@ class UncertaintyDisplay:
         Where it was drawn.
     doubtful_ : PathCollection
         The marks of rows that are in doubt.
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> mpl.use("agg")
+    >>> from sklearn.datasets import load_iris
+    >>> from mixcoder import GaussianMixture
+    >>> from mixcoder.plot import UncertaintyDisplay
+    >>> X = load_iris().data
+    >>> model = GaussianMixture(3, random_state=0).fit(X)
+    >>> display = UncertaintyDisplay.from_estimator(model, X)
+    >>> bool((display.uncertainty >= 0).all()), display.rows.shape
+    (True, (150, 2))
     """
 
     def __init__(self, *, rows: Any, uncertainty: Any, labels: Any, names: tuple[str, ...]) -> None:

@@ -26,6 +26,25 @@ class MixturePosterior(Params):
         beta_k and nu_k.
     concentrations : Tensor, shape (k, c)
         alpha_k of a Dirichlet distribution (c = 1), or the two parameters of each stick (c = 2).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mixcoder.priors import Dirichlet, conjugate_prior
+    >>> from mixcoder.components import GaussianSpherical
+    >>> prior = conjugate_prior(
+    ...     GaussianSpherical(),
+    ...     mean=torch.zeros(2, dtype=torch.float64),
+    ...     mean_precision=1.0,
+    ...     degrees_of_freedom=2.0,
+    ...     scatter=torch.ones(1, dtype=torch.float64),
+    ...     floor=torch.full((2,), 1e-12, dtype=torch.float64),
+    ... )
+    >>> x = torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64)
+    >>> sums = GaussianSpherical().statistics(None, x, torch.ones(2, 1, dtype=torch.float64))
+    >>> posterior = MixturePrior(Dirichlet(1.0), prior).posterior(sums)
+    >>> posterior.mean_precisions, posterior.concentrations
+    (tensor([3.], dtype=torch.float64), tensor([[3.]], dtype=torch.float64))
     """
 
     gaussians: tuple[GaussianParams, ...]
@@ -59,6 +78,25 @@ class MixturePrior:
     ----------
     Bishop (2006), section 10.2. MacKay (1998), "Choice of basis for Laplace approximation", for what a
     mode depends on.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mixcoder.priors import Dirichlet, conjugate_prior
+    >>> from mixcoder.components import GaussianSpherical
+    >>> prior = conjugate_prior(
+    ...     GaussianSpherical(),
+    ...     mean=torch.zeros(2, dtype=torch.float64),
+    ...     mean_precision=1.0,
+    ...     degrees_of_freedom=2.0,
+    ...     scatter=torch.ones(1, dtype=torch.float64),
+    ...     floor=torch.full((2,), 1e-12, dtype=torch.float64),
+    ... )
+    >>> x = torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64)
+    >>> sums = GaussianSpherical().statistics(None, x, torch.ones(2, 1, dtype=torch.float64))
+    >>> posterior = MixturePrior(Dirichlet(1.0), prior).posterior(sums)
+    >>> posterior.mean_precisions, posterior.concentrations
+    (tensor([3.], dtype=torch.float64), tensor([[3.]], dtype=torch.float64))
     """
 
     weights: WeightPrior

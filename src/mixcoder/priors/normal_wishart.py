@@ -60,6 +60,23 @@ class NormalWishart(ABC, Generic[P]):
     References
     ----------
     Bishop (2006), equations 10.60-10.65; exercise 10.18 for what 10.63 should say.
+
+    Examples
+    --------
+    >>> from mixcoder.components import GaussianSpherical
+    >>> prior = conjugate_prior(
+    ...     GaussianSpherical(),
+    ...     mean=torch.zeros(2, dtype=torch.float64),
+    ...     mean_precision=1.0,
+    ...     degrees_of_freedom=2.0,
+    ...     scatter=torch.ones(1, dtype=torch.float64),
+    ...     floor=torch.full((2,), 1e-12, dtype=torch.float64),
+    ... )
+    >>> x = torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64)
+    >>> sums = GaussianSpherical().statistics(None, x, torch.ones(2, 1, dtype=torch.float64))
+    >>> gaussians, precisions, degrees = prior.posterior(sums)  # the prior counts for one row at zero
+    >>> gaussians.means, float(precisions), float(degrees)
+    (tensor([[1.3333, 0.6667]], dtype=torch.float64), 3.0, 4.0)
     """
 
     gaussian: Gaussian[P]
@@ -280,6 +297,20 @@ def conjugate_prior(gaussian: Gaussian[Any], **beliefs: Any) -> NormalWishart[An
     ------
     TypeError
         The family has none here.
+
+    Examples
+    --------
+    >>> from mixcoder.components import GaussianSpherical
+    >>> prior = conjugate_prior(
+    ...     GaussianSpherical(),
+    ...     mean=torch.zeros(2, dtype=torch.float64),
+    ...     mean_precision=1.0,
+    ...     degrees_of_freedom=2.0,
+    ...     scatter=torch.ones(1, dtype=torch.float64),
+    ...     floor=torch.full((2,), 1e-12, dtype=torch.float64),
+    ... )
+    >>> type(prior).__name__
+    'NormalWishartSpherical'
     """
     known: dict[type[Any], type[NormalWishart[Any]]] = {
         GaussianFull: NormalWishartFull,

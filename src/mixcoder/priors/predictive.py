@@ -35,6 +35,27 @@ def log_predictive(posterior: MixturePosterior, temperature: float, x: Tensor) -
     References
     ----------
     Bishop (2006), equations 10.81 and 10.82.
+
+    Examples
+    --------
+    >>> from mixcoder.priors import Dirichlet, MixturePrior, conjugate_prior
+    >>> from mixcoder.components import GaussianSpherical
+    >>> prior = conjugate_prior(
+    ...     GaussianSpherical(),
+    ...     mean=torch.zeros(2, dtype=torch.float64),
+    ...     mean_precision=1.0,
+    ...     degrees_of_freedom=2.0,
+    ...     scatter=torch.ones(1, dtype=torch.float64),
+    ...     floor=torch.full((2,), 1e-12, dtype=torch.float64),
+    ... )
+    >>> x = torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64)
+    >>> sums = GaussianSpherical().statistics(None, x, torch.ones(2, 1, dtype=torch.float64))
+    >>> posterior = MixturePrior(Dirichlet(1.0), prior).posterior(sums)
+    >>> far = torch.tensor([[50.0, 0.0]], dtype=torch.float64)
+    >>> bool(
+    ...     log_predictive(posterior, 1.0, far) > log_predictive(posterior, 0.0, far)
+    ... )  # heavier tails than plugged in
+    True
     """
     gaussians = posterior.gaussians[0]
     n, (k, d) = x.shape[0], gaussians.means.shape

@@ -20,6 +20,11 @@ class WeightPrior(ABC):
     ----------
     concentration : float
         Positive; in units of rows.
+
+    Examples
+    --------
+    >>> isinstance(Dirichlet(concentration=0.5), WeightPrior)
+    True
     """
 
     concentration: float
@@ -49,6 +54,12 @@ class Dirichlet(WeightPrior):
     References
     ----------
     Bishop (2006), equations 10.58, 10.66 and B.16.
+
+    Examples
+    --------
+    >>> after = Dirichlet(concentration=1.0).posterior(torch.tensor([7.0, 0.0]))
+    >>> mean_weights(after)
+    tensor([0.8889, 0.1111])
     """
 
     def posterior(self, counts: Tensor) -> Tensor:
@@ -78,6 +89,13 @@ class StickBreaking(WeightPrior):
     References
     ----------
     Blei & Jordan (2006), equations 17-19.
+
+    Examples
+    --------
+    >>> after = StickBreaking(concentration=1.0).posterior(torch.tensor([7.0, 0.0]))
+    >>> after
+    tensor([[8., 1.],
+            [1., 1.]])
     """
 
     def posterior(self, counts: Tensor) -> Tensor:
@@ -105,6 +123,11 @@ def mean_weights(concentrations: Tensor) -> Tensor:
     Parameters
     ----------
     concentrations : Tensor, shape (k, 1) of a Dirichlet distribution or (k, 2) of sticks
+
+    Examples
+    --------
+    >>> mean_weights(torch.tensor([[8.0], [1.0], [1.0]]))
+    tensor([0.8000, 0.1000, 0.1000])
     """
     if concentrations.shape[1] == 1:
         weights = concentrations[:, 0]

@@ -36,6 +36,14 @@ class Candidate:
         What the fit warned of.
     model : object, optional
         The fitted estimator.
+
+    Examples
+    --------
+    >>> tried = Candidate({"n_components": 2}, n_components=2, bic=574.0)
+    >>> tried.loss("bic"), tried.label()
+    (574.0, 'n_components=2')
+    >>> Candidate({"n_components": 9}, n_components=9, failure="a component collapsed").loss("bic")
+    inf
     """
 
     settings: Mapping[str, Any]
@@ -72,6 +80,15 @@ class Selection:
     candidates : tuple of Candidate
     criterion : str
         One of :data:`CRITERIA`.
+
+    Examples
+    --------
+    >>> tried = [
+    ...     Candidate({"n_components": k}, n_components=k, bic=bic) for k, bic in [(1, 829.0), (2, 574.0)]
+    ... ]
+    >>> chosen = Selection(tuple(tried), criterion="bic")
+    >>> dict(chosen.best.settings)
+    {'n_components': 2}
     """
 
     candidates: tuple[Candidate, ...]

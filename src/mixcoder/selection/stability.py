@@ -26,6 +26,13 @@ class Stability:
     References
     ----------
     Hennig (2007), "Cluster-wise assessment of cluster stability".
+
+    Examples
+    --------
+    >>> import torch
+    >>> found = Stability(rand=torch.tensor([0.9, 0.8]), jaccard=torch.tensor([[1.0, 0.5], [0.9, 0.3]]))
+    >>> found.verdicts
+    ['stable', 'dissolved']
     """
 
     rand: Tensor

@@ -89,7 +89,20 @@ def water_filling(variances: Tensor, noise_variance: float, power: float) -> Ten
 
 
 def total_covariance(prior: GaussianPrior) -> Tensor:
-    r"""Return :math:`\sum_k \pi_k (\Sigma_k + (\mu_k - \mu)(\mu_k - \mu)')`, shape (d, d)."""
+    r"""Return :math:`\sum_k \pi_k (\Sigma_k + (\mu_k - \mu)(\mu_k - \mu)')`, shape (d, d).
+
+    Examples
+    --------
+    >>> prior = GaussianPrior(
+    ...     log_weights=torch.tensor([0.5, 0.5], dtype=torch.float64).log(),
+    ...     shift=torch.zeros(2, dtype=torch.float64),
+    ...     means=torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64),
+    ...     spreads=torch.tensor([[1.0]], dtype=torch.float64),
+    ... )
+    >>> total_covariance(prior)
+    tensor([[2., 0.],
+            [0., 1.]], dtype=torch.float64)
+    """
     weights = prior.log_weights.exp()
     apart = prior.means - weights @ prior.means
     total = (weights[:, None] * apart).T @ apart
@@ -101,13 +114,27 @@ def total_covariance(prior: GaussianPrior) -> Tensor:
 
 
 def gaussian_information(covariance: Tensor, operator: Operator | Tensor, noise_variance: float) -> Tensor:
-    r"""Return :math:`I(x; y) = \tfrac12 \log|I + H \Sigma H'/s^2|` of one Gaussian, in nats."""
+    r"""Return :math:`I(x; y) = \tfrac12 \log|I + H \Sigma H'/s^2|` of one Gaussian, in nats.
+
+    Examples
+    --------
+    >>> covariance = torch.tensor([[3.0]], dtype=torch.float64)
+    >>> gaussian_information(covariance, torch.ones(1, 1, dtype=torch.float64), 1.0).exp()  # sqrt(1 + 3/1)
+    tensor(2., dtype=torch.float64)
+    """
     seen = _seen(covariance, operator)
     return 0.5 * torch.logdet(torch.eye(len(seen), dtype=seen.dtype) + seen / noise_variance)
 
 
 def gaussian_error(covariance: Tensor, operator: Operator | Tensor, noise_variance: float) -> Tensor:
-    r"""Return the least mean squared error, :math:`\mathrm{tr}\,\Sigma - \mathrm{tr}\,\Sigma H' S^{-1} H \Sigma`."""
+    r"""Return the least mean squared error, :math:`\mathrm{tr}\,\Sigma - \mathrm{tr}\,\Sigma H' S^{-1} H \Sigma`.
+
+    Examples
+    --------
+    >>> covariance = torch.tensor([[3.0]], dtype=torch.float64)
+    >>> gaussian_error(covariance, torch.ones(1, 1, dtype=torch.float64), 1.0)  # 3 - 9/4
+    tensor(0.7500, dtype=torch.float64)
+    """
     matrix = as_operator(operator).matrix(covariance)
     seen = _seen(covariance, operator)
     seen.diagonal().add_(noise_variance)

@@ -64,6 +64,17 @@ class EPLL:
     References
     ----------
     Zoran & Weiss (2011), "From learning models of natural image patches to whole image restoration", equations 2-5.
+
+    Examples
+    --------
+    >>> one = torch.ones(1, dtype=torch.float64)
+    >>> flat = GaussianPrior(
+    ...     one.log(), 0 * one.repeat(4), 0 * one.repeat(1, 4), 1e-4 * one[None]
+    ... )  # smooth patches
+    >>> noisy = 0.5 + 0.1 * torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    >>> clean = EPLL(flat, patch_size=2).denoise(noisy, noise_std=0.1)
+    >>> bool((clean - 0.5).square().mean() < 0.2 * (noisy - 0.5).square().mean())
+    True
     """
 
     prior: GaussianPrior

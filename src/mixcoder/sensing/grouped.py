@@ -30,6 +30,17 @@ class GroupedPosterior:
     n_components : int
     through : callable
         Returns the posterior of some rows of y, given the features that they show and the temperature.
+
+    Examples
+    --------
+    >>> from mixcoder import GaussianMixture
+    >>> from mixcoder.sensing import posterior
+    >>> mixture = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+    >>> masks = RowMasks(torch.tensor([[True, False], [False, True]]))
+    >>> seen = posterior(mixture.model_, torch.tensor([[2.0, 0.0], [0.0, 2.0]]), masks, noise_variance=1.0)
+    >>> isinstance(seen, GroupedPosterior), seen.mean
+    (True, tensor([[1.0000, 0.5000],
+            [0.5000, 1.0000]]))
     """
 
     y: Tensor

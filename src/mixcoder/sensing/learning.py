@@ -43,6 +43,20 @@ class Learned:
         the log-density of the covariances, where their strength is not zero.
     converged : bool
         Whether a step changed the bound by less than ``tol``.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = torch.randn(2000, 2, generator=g, dtype=torch.float64) * torch.tensor([3.0, 1.0])
+    >>> angles = (0.0, 0.8, 1.6, 2.4)  # each row is seen through one number
+    >>> lines = [torch.tensor([[math.cos(a), math.sin(a)]], dtype=torch.float64) for a in angles]
+    >>> batches = [(x[i::4] @ line.T, line) for i, line in enumerate(lines)]
+    >>> learned = learn_from_measurements(batches, 1, noise_variance=0.01, generator=g)
+    >>> (
+    ...     learned.converged,
+    ...     all(b >= a - 1e-9 for a, b in zip(learned.bounds, learned.bounds[1:], strict=False)),
+    ... )
+    (True, True)
     """
 
     prior: GaussianPrior
@@ -115,6 +129,18 @@ def learn_from_measurements(
     ----------
     Yang, Liao, Yuan, Llull, Brady, Sapiro & Carin (2015), "Compressive sensing by learning a Gaussian mixture model
     from measurements".
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = torch.randn(2000, 2, generator=g, dtype=torch.float64) * torch.tensor([3.0, 1.0])
+    >>> angles = (0.0, 0.8, 1.6, 2.4)  # each row is seen through one number
+    >>> lines = [torch.tensor([[math.cos(a), math.sin(a)]], dtype=torch.float64) for a in angles]
+    >>> batches = [(x[i::4] @ line.T, line) for i, line in enumerate(lines)]
+    >>> learned = learn_from_measurements(batches, 1, noise_variance=0.01, generator=g)
+    >>> covariance = learned.prior.spread(0)
+    >>> bool(abs(covariance[0, 0] / 9 - 1) < 0.2), bool(abs(covariance[1, 1] - 1) < 0.2)
+    (True, True)
     """
     seen = _checked(batches)
     if noise_variance is not None and not 0 < noise_variance < math.inf:

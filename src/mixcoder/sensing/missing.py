@@ -38,6 +38,13 @@ def marginal(model: MixtureAutoencoder, columns: Sequence[int]) -> MixtureAutoen
         If a column is out of range or named twice, or none is left.
     TypeError
         If the components are not Gaussian.
+
+    Examples
+    --------
+    >>> from mixcoder import GaussianMixture
+    >>> mixture = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+    >>> marginal(mixture.model_, [1]).n_features
+    1
     """
     require_gaussian(model)
     kept = checked_columns(model, columns)
@@ -77,6 +84,14 @@ def condition(model: MixtureAutoencoder, columns: Sequence[int], values: Tensor)
     References
     ----------
     Bishop (2006), equations 2.81 and 2.82.
+
+    Examples
+    --------
+    >>> from mixcoder import GaussianMixture
+    >>> mixture = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+    >>> known = condition(mixture.model_, [0], torch.tensor([2.0]))  # E[x_1 | x_0 = 2] = 0.5 * 2
+    >>> known.prototypes()
+    tensor([[1.]], dtype=torch.float64)
     """
     require_gaussian(model)
     known = checked_columns(model, columns)
@@ -122,6 +137,13 @@ def impute(model: MixtureAutoencoder, x: Tensor) -> Tensor:
         If ``x`` has the wrong width or holds an infinity.
     TypeError
         If the family has no rule for missing entries.
+
+    Examples
+    --------
+    >>> from mixcoder import GaussianMixture
+    >>> mixture = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+    >>> impute(mixture.model_, torch.tensor([[2.0, torch.nan]]))
+    tensor([[2., 1.]])
     """
     _check_incomplete(model, x)
     return model.complete(x)
@@ -131,6 +153,15 @@ def sample_missing(model: MixtureAutoencoder, x: Tensor, generator: torch.Genera
     """Return the rows with the missing entries of each drawn from p(x_b | x_a), in the dtype of ``x``, shape (n, d).
 
     Parameters and errors are those of :func:`impute`.
+
+    Examples
+    --------
+    >>> from mixcoder import GaussianMixture
+    >>> mixture = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+    >>> rows = torch.tensor([[2.0, torch.nan]]).expand(1000, 2)
+    >>> drawn = sample_missing(mixture.model_, rows, torch.Generator().manual_seed(0))
+    >>> bool((drawn[:, 0] == 2).all()), abs(float(drawn[:, 1].mean()) - 1) < 0.1
+    (True, True)
     """
     _check_incomplete(model, x)
     return model.complete(x, generator)
@@ -141,6 +172,13 @@ def observed_log_prob(model: MixtureAutoencoder, x: Tensor) -> Tensor:
 
     Entries that are NaN are integrated out. A row without any entry has the log-density 0. Rows that miss different
     columns have densities of different units: compare models on them, not one row with another.
+
+    Examples
+    --------
+    >>> from mixcoder import GaussianMixture
+    >>> mixture = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+    >>> observed_log_prob(mixture.model_, torch.tensor([[0.0, torch.nan]]))  # log N(0; 0, 1)
+    tensor([-0.9189])
     """
     _check_incomplete(model, x)
     return model.log_prob(x)

@@ -17,6 +17,12 @@ class Operator(ABC):
 
     A concrete operator is frozen and says ``shape``, ``apply`` and ``adjoint``; the answers come in the dtype and
     on the device of the argument.
+
+    Examples
+    --------
+    >>> operator = as_operator([[1.0, 2.0]])
+    >>> operator.shape, operator.apply(torch.tensor([[3.0, 4.0]])), operator.adjoint(torch.tensor([[1.0]]))
+    ((1, 2), tensor([[11.]]), tensor([[1., 2.]]))
     """
 
     @property
@@ -236,6 +242,18 @@ class Physics(Operator):
         Shape of one signal, for example (channels, height, width).
     measured_shape : tuple of int
         Shape of one measurement; :meth:`of` finds it.
+
+    Examples
+    --------
+    >>> class Halves:  # anything with these two methods, such as a physics of deepinv
+    ...     def A(self, x):
+    ...         return x[..., ::2]
+    ...
+    ...     def A_adjoint(self, y):
+    ...         return torch.stack([y, torch.zeros_like(y)], -1).flatten(-2)
+    >>> operator = Physics.of(Halves(), signal_shape=(1, 4))
+    >>> operator.shape, operator.adjoint_test(torch.Generator().manual_seed(0)) < 1e-12
+    ((2, 4), True)
     """
 
     physics: Any
@@ -275,6 +293,13 @@ class SciPyOperator(Operator):
     ----------
     linear : LinearOperator, shape (m, d)
         With ``matmat`` and ``rmatmat``; works on the CPU.
+
+    Examples
+    --------
+    >>> from scipy.sparse.linalg import aslinearoperator
+    >>> import numpy as np
+    >>> SciPyOperator(aslinearoperator(np.array([[1.0, 2.0]]))).apply(torch.tensor([[3.0, 4.0]]))
+    tensor([[11.]])
     """
 
     linear: Any

@@ -67,6 +67,14 @@ class Posterior:
     References
     ----------
     Yu & Sapiro (2011), "Statistical compressed sensing of Gaussian mixture models", section III.
+
+    Examples
+    --------
+    >>> from mixcoder import GaussianMixture
+    >>> mixture = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+    >>> seen = posterior(mixture.model_, torch.tensor([[2.0]]), [[1.0, 0.0]], noise_variance=1.0)
+    >>> seen.mean, seen.variance
+    (tensor([[1.0000, 0.5000]]), tensor([[0.5000, 0.8750]]))
     """
 
     y: Tensor

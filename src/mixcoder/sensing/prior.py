@@ -43,6 +43,17 @@ class GaussianPrior:
         component, or one for all.
     loadings : Tensor, shape (k, d, q), optional
         W; q may be zero, as where it is left out.
+
+    Examples
+    --------
+    >>> prior = GaussianPrior(
+    ...     log_weights=torch.tensor([0.5, 0.5], dtype=torch.float64).log(),
+    ...     shift=torch.zeros(2, dtype=torch.float64),
+    ...     means=torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64),
+    ...     spreads=torch.tensor([[1.0]], dtype=torch.float64),
+    ... )
+    >>> prior.n_features, prior.is_round, prior.variances(0)
+    (2, True, tensor([1., 1.], dtype=torch.float64))
     """
 
     log_weights: Tensor

@@ -47,6 +47,15 @@ def shrunk_prior(
     ----------
     Aguerrebere, Almansa, Delon, Gousseau & Muse (2017), "A Bayesian hyperprior approach for joint image denoising and
     interpolation, with an application to HDR imaging", of which this is the mode.
+
+    Examples
+    --------
+    >>> from mixcoder import KMeans
+    >>> x = torch.randn(30, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> model = KMeans(5, random_state=0).fit(x).model_
+    >>> prior = shrunk_prior(model, x)  # six rows a component say little about 8 x 8 numbers
+    >>> bool((torch.linalg.eigvalsh(prior.spread(0)) > 0.1).all())
+    True
     """
     if not 0 <= strength < float("inf"):
         raise ValueError(f"strength must be non-negative and finite, got {strength!r}.")

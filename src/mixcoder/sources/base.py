@@ -23,6 +23,11 @@ class Block:
         Row weights; ``None`` for one each.
     start : int
         Index of the first row in the source.
+
+    Examples
+    --------
+    >>> Block(torch.zeros(3, 2), weights=None, start=10).stop
+    13
     """
 
     x: Tensor
@@ -36,7 +41,15 @@ class Block:
 
 
 class Source(ABC):
-    """Where rows live."""
+    """Where rows live.
+
+    Examples
+    --------
+    >>> from mixcoder.sources import TensorSource
+    >>> source = TensorSource(torch.arange(6.0).reshape(3, 2))
+    >>> source.map_reduce(lambda block: block.x.sum(0), block_rows=2)
+    tensor([6., 9.])
+    """
 
     n_rows: int
     n_features: int

@@ -39,7 +39,27 @@ class Readable(Protocol):
 
 @runtime_checkable
 class RowFunction(Protocol):
-    """A function of blocks that holds something of every row: a run is sent what belongs to its rows."""
+    """A function of blocks that holds something of every row: a run is sent what belongs to its rows.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class OfLabel:  # adds up the rows with a label; a run is sent the labels of its own rows
+    ...     labels: Tensor
+    ...     first: int = 0
+    ...
+    ...     def __call__(self, block, /):
+    ...         return block.x[self.labels[block.start - self.first : block.stop - self.first] == 1].sum(0)
+    ...
+    ...     def of_rows(self, start, stop):
+    ...         return OfLabel(self.labels[start - self.first : stop - self.first], start)
+    >>> import torch
+    >>> from mixcoder.sources import TensorSource
+    >>> source = TensorSource(torch.tensor([[1.0], [2.0], [4.0]]))
+    >>> source.map_reduce(OfLabel(torch.tensor([1, 0, 1])), block_rows=1)
+    tensor([5.])
+    """
 
     def __call__(self, block: Block, /) -> Any:
         """Return what a block adds."""
@@ -110,6 +130,14 @@ class BlockedSource(Source):
 
     The runs, and with them every bit of a sum, depend on the number of rows and the size of a block only: rows in
     files give the same model as the same rows in memory, and every engine the same as one thread.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mixcoder.sources import TensorSource
+    >>> source = TensorSource(torch.arange(6.0).reshape(3, 2))
+    >>> isinstance(source, BlockedSource), [block.start for block in source.blocks(2)]
+    (True, [0, 2])
     """
 
     weights: Tensor | None

@@ -26,7 +26,13 @@ from mixcoder.sources.npy import aligned_empty
 
 
 def is_dask(x: Any) -> bool:
-    """Return whether something is a Dask array or DataFrame, without importing Dask."""
+    """Return whether something is a Dask array or DataFrame, without importing Dask.
+
+    Examples
+    --------
+    >>> is_dask([[1.0, 2.0]])
+    False
+    """
     return type(x).__module__.partition(".")[0] in ("dask", "dask_expr") and hasattr(x, "__dask_graph__")
 
 
@@ -46,6 +52,13 @@ class DaskSource(BlockedSource):
         Two-dimensional, of real numbers.
     weights : Tensor, shape (n,), optional
         Non-negative row weights, in memory.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> source = DaskSource(da.ones((6, 2), chunks=(4, 2)))
+    >>> source.n_rows, source.n_features
+    (6, 2)
     """
 
     def __init__(self, x: Any, weights: Tensor | None = None) -> None:

@@ -87,6 +87,16 @@ class FileSource(BlockedSource):
         At least one; of one width, with the same names.
     weights : Tensor, shape (n,), optional
         Non-negative row weights, in memory.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/rows.npy", np.ones((3, 2)))
+    ...     source = open_blocks(f"{folder}/rows.npy")
+    ...     isinstance(source, FileSource), source.n_rows, source.n_features
+    (True, 3, 2)
     """
 
     def __init__(self, parts: Sequence[Part], weights: Tensor | None = None) -> None:

@@ -22,6 +22,12 @@ class TensorSource(BlockedSource):
         Never copied, never changed.
     weights : Tensor, shape (n,), optional
         Non-negative row weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> TensorSource(torch.ones(3, 2), weights=torch.tensor([1.0, 1.0, 2.0])).total_weight
+    4.0
     """
 
     x: Tensor

@@ -40,6 +40,14 @@ class CodeKernel(ABC):
     ValueError
         If lambda or rho is negative, beta is not positive, the absorber lets go of what is far, or a number is not
         finite.
+
+    Examples
+    --------
+    >>> from mixcoder.ops.embedding import EmbeddingKernel
+    >>> kernel = EmbeddingKernel(absorber=1.0)
+    >>> code, absorbed = kernel.log_code(torch.zeros(1, 1), torch.tensor([[0.0], [1.0]]))
+    >>> isinstance(kernel, CodeKernel), float(code.exp().sum() + absorbed.exp())
+    (True, 1.0)
     """
 
     absorber: float = 0.0

@@ -33,6 +33,14 @@ class EmbeddedCodes:
         Newton steps.
     exists : Tensor of bool, shape (n,)
         False: the objective has no maximum for this row, it still rises at infinity (push-away).
+
+    Examples
+    --------
+    >>> from mixcoder.ops.embedding import EmbeddingKernel
+    >>> anchors = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    >>> found = encode_embedded(torch.tensor([[0.5, 0.5], [0.0, 1.0]]).double(), anchors, EmbeddingKernel())
+    >>> found.codes[0], found.exists
+    (tensor([0.5000], dtype=torch.float64), tensor([ True, False]))
     """
 
     codes: Tensor
@@ -154,6 +162,16 @@ def encode_exact(
     ------
     ValueError
         As for :func:`encode_embedded`.
+
+    Examples
+    --------
+    >>> from mixcoder.ops.embedding import EmbeddingKernel
+    >>> anchors = torch.tensor([[0.0], [-1.0]], dtype=torch.float64)
+    >>> one = torch.tensor(
+    ...     [[0.0, -torch.inf]], dtype=torch.float64
+    ... )  # only the first component explains the row
+    >>> encode_exact(one, anchors, EmbeddingKernel(absorber=1.0, alpha=1.0)).codes
+    tensor([[0.1353]], dtype=torch.float64)
     """
     kernel.require_identified(anchors)
     corners = kernel.corners(anchors) if corners is None else corners
