@@ -51,6 +51,7 @@ nb_execution_raise_on_error = (
 nb_execution_timeout = 120
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables, in what a cell displays
 nb_output_stderr = "warn"  # a warning that no page means to show is an error of the build
 
 # --------------------------------------------------------------------------------------------------------------- API

@@ -744,8 +744,8 @@ def family_checks(
         def test_my_family(name):
             checks[name]()
 
-    Examples
-    --------
+    One of them at a time:
+
     >>> from mixcoder.components import Bernoulli
     >>> name, law = next(family_checks([Bernoulli]))
     >>> law()
