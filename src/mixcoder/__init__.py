@@ -19,6 +19,7 @@ _HOMES = {
     "ParametricEmbedding": "mixcoder.estimators",
     "fit_patches": "mixcoder.estimators",
     "load": "mixcoder.estimators",
+    "load_patch_prior": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
 }
 _MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
@@ -40,6 +41,7 @@ __all__ = [
     "estimators",
     "fit_patches",
     "load",
+    "load_patch_prior",
     "objectives",
     "open_blocks",
     "sensing",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
         PPCAMixture,
         fit_patches,
         load,
+        load_patch_prior,
     )
     from mixcoder.sources import open_blocks
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "score",
     "sample",
     "impute",
+    "restore",
     "inspect",
     "check",
     "doctor",

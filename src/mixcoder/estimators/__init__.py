@@ -8,7 +8,7 @@ from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixtu
 from mixcoder.estimators.mixture import Mixture
 from mixcoder.estimators.model_average import ModelAverage
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
-from mixcoder.estimators.patches import fit_patches
+from mixcoder.estimators.patches import fit_patches, load_patch_prior
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -21,4 +21,5 @@ __all__ = [
     "ParametricEmbedding",
     "fit_patches",
     "load",
+    "load_patch_prior",
 ]
