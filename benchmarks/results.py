@@ -16,8 +16,12 @@ ORDER = (
     "bayes",
     "kmeans",
     "starts",
+    "selection",
     "memory",
+    "subspaces-starts",
+    "subspaces-faces",
     "fashion",
+    "fashion-likelihood",
     "missing",
     "sensing",
     "sensing-speed",
@@ -39,6 +43,13 @@ def write_sections(written: dict[str, str]) -> None:
     )
     body = "".join(f"<!-- section {name} -->\n{parts[name].strip()}\n\n" for name in ORDER if name in parts)
     TARGET.write_text(head + body.rstrip() + "\n")
+
+
+def section(name: str) -> str:
+    """Return a section as it stands, empty where there is none."""
+    old = TARGET.read_text() if TARGET.exists() else ""
+    parts = dict(part.split(" -->\n", 1) for part in old.split("<!-- section ")[1:])
+    return parts.get(name, "")
 
 
 def processor() -> str:

@@ -18,11 +18,24 @@ _HOMES = {
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
     "fit_patches": "mixcoder.estimators",
+    "SubspaceMixture": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "load_patch_prior": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
+    "select": "mixcoder.estimators",
+    "stability": "mixcoder.estimators",
 }
-_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
+_MODULES = (
+    "checks",
+    "components",
+    "encoders",
+    "errors",
+    "estimators",
+    "objectives",
+    "plot",
+    "selection",
+    "sensing",
+)
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -34,6 +47,7 @@ __all__ = [
     "ModelAverage",
     "PPCAMixture",
     "ParametricEmbedding",
+    "SubspaceMixture",
     "__version__",
     "components",
     "encoders",
@@ -44,11 +58,15 @@ __all__ = [
     "load_patch_prior",
     "objectives",
     "open_blocks",
+    "plot",
+    "select",
+    "selection",
     "sensing",
+    "stability",
 ]
 
 if TYPE_CHECKING:
-    from mixcoder import components, encoders, errors, estimators, objectives, sensing
+    from mixcoder import components, encoders, errors, estimators, objectives, plot, selection, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
     from mixcoder.estimators import (
         BayesianGaussianMixture,
@@ -59,9 +77,12 @@ if TYPE_CHECKING:
         ModelAverage,
         ParametricEmbedding,
         PPCAMixture,
+        SubspaceMixture,
         fit_patches,
         load,
         load_patch_prior,
+        select,
+        stability,
     )
     from mixcoder.sources import open_blocks
 

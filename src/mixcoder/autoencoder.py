@@ -44,7 +44,7 @@ def block_rows(n_components: int, width: int, itemsize: int) -> int:
     return max(fewest, 1 << min(15, rows.bit_length() - 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MixtureAutoencoder:
     r"""A mixture :math:`p(x) = \sum_k \pi_k\, p(x|k)` with the rule that encodes its rows.
 
@@ -83,6 +83,12 @@ class MixtureAutoencoder:
                 f"log_weights has {self.log_weights.shape[0]} entries for "
                 f"{self.params.n_components} components."
             )
+
+    def __repr__(self) -> str:
+        return (
+            f"MixtureAutoencoder of {self.n_components} {type(self.family).__name__} components on {self.n_features} "
+            f"features, encoded by {type(self.encoder).__name__}"
+        )
 
     @property
     def n_components(self) -> int:

@@ -26,6 +26,7 @@ COMMANDS = (
     "sample",
     "impute",
     "restore",
+    "report",
     "inspect",
     "check",
     "doctor",

@@ -9,6 +9,9 @@ from mixcoder.estimators.mixture import Mixture
 from mixcoder.estimators.model_average import ModelAverage
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
 from mixcoder.estimators.patches import fit_patches, load_patch_prior
+from mixcoder.estimators.selection import select
+from mixcoder.estimators.stability import stability
+from mixcoder.estimators.subspace_mixture import SubspaceMixture
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -19,7 +22,10 @@ __all__ = [
     "ModelAverage",
     "PPCAMixture",
     "ParametricEmbedding",
+    "SubspaceMixture",
     "fit_patches",
     "load",
     "load_patch_prior",
+    "select",
+    "stability",
 ]

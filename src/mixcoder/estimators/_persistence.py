@@ -38,6 +38,7 @@ _STATE = {
     "Mixture": _DENSITY_STATE,
     "PPCAMixture": _DENSITY_STATE,
     "KMeans": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_", "_weight_unit"),
+    "SubspaceMixture": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_"),
 }
 _ARRAYS = {
     "BayesianGaussianMixture": (
@@ -48,6 +49,7 @@ _ARRAYS = {
         "_covariance_prior",
     ),
     "KMeans": ("labels_", "_cluster_counts"),
+    "SubspaceMixture": ("_cluster_counts",),
 }
 _SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture")
 
@@ -58,6 +60,7 @@ def _estimators() -> dict[str, type[Any]]:
     from mixcoder.estimators.k_means import KMeans
     from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
     from mixcoder.estimators.mixture import Mixture
+    from mixcoder.estimators.subspace_mixture import SubspaceMixture
 
     known = (
         BayesianGaussianMixture,
@@ -66,6 +69,7 @@ def _estimators() -> dict[str, type[Any]]:
         KMeans,
         Mixture,
         PPCAMixture,
+        SubspaceMixture,
     )
     return {c.__name__: c for c in known}
 

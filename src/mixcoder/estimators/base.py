@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 import warnings
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -58,6 +59,9 @@ _FLOAT32_OFFSET = 1e5
 _SIMPLEX_TOLERANCE = 1e-3
 
 _BLOCK = 1 << 14
+
+# Iterations from one line of a verbose fit to the next, where the estimator does not say.
+_VERBOSE_INTERVAL = 10
 
 _ONE_THREAD_NUMBERS = 1e6
 
@@ -404,10 +408,21 @@ class AutoencoderEstimator(
         del params, problem
         return {}
 
-    def _on_step(self, task: IterationTask, problem: Problem) -> Any:
-        """Return the function that tells callbacks of each step."""
+    def _on_step(self, task: IterationTask, problem: Problem, unit: float = 1.0) -> Any:
+        """Return the function that tells callbacks of each step, and prints every few of them as they happen."""
+        verbose = bool(getattr(self, "verbose", 0))
+        interval = int(getattr(self, "verbose_interval", _VERBOSE_INTERVAL))
+        began, passes = time.perf_counter(), 0
 
         def on_step(attempt: int, step: Step) -> bool:
+            nonlocal passes
+            passes += 1
+            if verbose and step.iteration % interval == 0:
+                rate = problem.source.n_rows * passes / max(time.perf_counter() - began, 1e-9)
+                told = f"  start {attempt + 1}, iteration {step.iteration}: bound {unit * step.bound:.6f}"
+                nats = "nats per row" if unit == 1.0 else "nats"
+                print(f"{told} {nats}, {rate:.3g} rows a second", flush=True)  # noqa: T201
+
             def attributes() -> dict[str, Any]:
                 model = problem.model(step.following, step.log_weights, step.encoder)
                 return {"model_": model, "n_iter_": step.iteration} | self._aside(step.following, problem)

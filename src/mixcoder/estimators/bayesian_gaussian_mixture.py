@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
@@ -179,6 +179,9 @@ class BayesianGaussianMixture(GaussianEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **GaussianEstimator._parameter_constraints,
+        "n_components": [
+            Number(Integral, 1, None, closed="left")
+        ],  # components without rows lose their weight
         "covariance_type": [StrOptions(set(_COVARIANCES))],
         "weight_concentration_prior_type": [StrOptions(set(_WEIGHT_PRIORS))],
         "weight_concentration_prior": [None, Number(Real, 0.0, math.inf, closed="neither")],

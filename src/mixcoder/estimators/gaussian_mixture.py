@@ -14,6 +14,7 @@ from torch import Tensor
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
 from mixcoder.encoders import Argmax, Posterior
+from mixcoder.estimators._exchange import from_sklearn, from_torch, to_sklearn, to_torch
 from mixcoder.estimators._gaussian_estimator import ROUNDING_FLOOR, GaussianEstimator
 from mixcoder.estimators._gaussian_parameters import (
     FAMILIES,
@@ -40,7 +41,9 @@ class GaussianMixture(GaussianEstimator):
 
     Parameters
     ----------
-    n_components : int, default=1
+    n_components : int or "auto", default=1
+        "auto" fits one component, two, and so on, until BIC has not improved three times in a row, and keeps the best;
+        see ``selection_`` and, for covariance types too, :func:`mixcoder.select`.
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}, default="full"
     tol : float, default=1e-3
         The fit stops when an EM step changes the mean log-likelihood by less than this, in nats per row.
@@ -111,7 +114,7 @@ class GaussianMixture(GaussianEstimator):
 
     def __init__(
         self,
-        n_components: int = 1,
+        n_components: int | str = 1,
         *,
         covariance_type: str = "full",
         tol: float = 1e-3,
@@ -186,6 +189,43 @@ class GaussianMixture(GaussianEstimator):
         estimator.n_iter_, estimator.history_ = 0, {}
         estimator.lower_bound_, estimator.lower_bounds_, estimator._sums = float("-inf"), [], None
         return estimator
+
+    # To and from other libraries
+
+    def to_sklearn(self) -> Any:
+        """Return a fitted :class:`sklearn.mixture.GaussianMixture` with these parameters, in float64.
+
+        It has no tied covariances without correlations: "tied_diag" becomes "diag", "tied_spherical" "spherical", each
+        with the same density.
+        """
+        self._fitted()
+        return to_sklearn(self)
+
+    @classmethod
+    def from_sklearn(cls, model: Any) -> Self:
+        """Return a fitted estimator with the parameters of a fitted :class:`sklearn.mixture.GaussianMixture`."""
+        return from_sklearn(cls, model)
+
+    def to_torch(self) -> Any:
+        """Return the density as a :class:`torch.distributions.MixtureSameFamily`, in float64.
+
+        Examples
+        --------
+        >>> from mixcoder import GaussianMixture
+        >>> model = GaussianMixture.from_parameters([1.0], [[0.0]], [[[4.0]]])
+        >>> model.to_torch().stddev.item()
+        2.0
+        """
+        self._fitted()
+        return to_torch(self)
+
+    @classmethod
+    def from_torch(cls, distribution: Any) -> Self:
+        """Return a fitted estimator with the parameters of a :class:`torch.distributions.MixtureSameFamily`.
+
+        Its components are ``MultivariateNormal``, ``LowRankMultivariateNormal`` or ``Independent(Normal, 1)``.
+        """
+        return from_torch(cls, distribution)
 
     # The fit
 

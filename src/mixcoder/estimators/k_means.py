@@ -21,6 +21,7 @@ from mixcoder.components import GaussianTiedSpherical
 from mixcoder.encoders import Argmax
 from mixcoder.errors import DataError, DataTypeError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
+from mixcoder.estimators._exchange import codebook_of
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.em import Problem
@@ -339,6 +340,44 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         """Share of the row weights in each cluster, shape (n_clusters,)."""
         self._fitted()
         return self._attribute(self._cluster_counts / self._cluster_counts.sum())
+
+    def codebook(self) -> Any:
+        """Return the centres as FAISS wants vectors: a NumPy array, float32, C-contiguous, (n_clusters, n_features).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mixcoder import KMeans
+        >>> KMeans.from_codebook(np.eye(2)).codebook().dtype
+        dtype('float32')
+        """
+        centres = self._fitted().prototypes().numpy(force=True)
+        return np.ascontiguousarray(centres, dtype=np.float32)
+
+    @classmethod
+    def from_codebook(cls, codebook: Any, weights: Any = None) -> Self:
+        """Return a fitted estimator with given centres.
+
+        Parameters
+        ----------
+        codebook : array-like of shape (n_clusters, n_features), faiss.Kmeans, or a faiss index that stores its vectors
+        weights : array-like, shape (n_clusters,), optional
+            How many rows each centre stands for, for ``rate`` and ``partial_fit``; by default one each.
+        """
+        centres = codebook_of(codebook)
+        estimator = cls(n_clusters=len(centres))
+        estimator._dtype_name, estimator._from_torch = str(centres.dtype).removeprefix("torch."), False
+        counts = weights_of(1.0 if weights is None else weights, centres)
+        problem, _ = estimator._problem(TensorSource(centres))
+        start = start_at_centres(problem, problem.frame.apply(centres.double()))
+        estimator.model_ = stored(problem.model(*start, Argmax()))
+        estimator.n_features_in_ = centres.shape[1]
+        estimator._cluster_counts, estimator._weight_unit = counts.clone(), 1.0  # type: ignore[union-attr]
+        # As after a fit to the centres themselves.
+        estimator.labels_ = np.arange(len(centres), dtype=np.int32)
+        estimator.inertia_, estimator.n_iter_, estimator.converged_ = 0.0, 0, True
+        estimator.stop_reason_, estimator.history_ = "the centres were given", {"bound": []}
+        return estimator
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Cluster the rows and return their labels, shape (n_samples,)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, fields, replace
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from sklearn.base import DensityMixin
 from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
@@ -70,7 +72,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     """Base of the estimators that are probability densities."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [Number(Integral, 1, None, closed="left")],
+        "n_components": [Number(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "tol": [Number(Real, 0.0, None, closed="left")],
         "max_iter": [Number(Integral, 0, None, closed="left")],
         "n_init": [Number(Integral, 1, None, closed="left")],
@@ -85,7 +87,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     }
 
     # Constructor parameters that all of them take
-    n_components: int
+    n_components: Any  # an int, or "auto"
     temperature: float
     tol: float
     max_iter: int
@@ -130,7 +132,12 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     @property
     def _n_fitted_components(self) -> int:
-        return int(self.n_components)
+        return self.n_components_ if isinstance(self.n_components, str) else int(self.n_components)
+
+    @property
+    def n_components_(self) -> int:
+        """Number of components of the fitted mixture: the one asked for, or the one that "auto" found."""
+        return self._fitted().n_components
 
     def _allows_missing(self, family: Family[Any, Any]) -> bool:
         return family.marginalizes
@@ -181,8 +188,36 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         Ghahramani & Jordan (1994), "Supervised learning from incomplete data via an EM approach".
         """
         with all_or_nothing(self), few_threads(X):
-            self._fit(X, y, sample_weight)
+            if isinstance(self.n_components, str):
+                self._fit_auto(X, y, sample_weight)
+            else:
+                self._fit(X, y, sample_weight)
         return self
+
+    def _fit_auto(self, X: Any, y: Any, sample_weight: Any) -> None:
+        """Become the best of fits with one component, two, and so on."""
+        from mixcoder.estimators.selection import grow
+
+        for name in ("init", "init_params", "weights_init", "means_init", "precisions_init"):
+            given = getattr(self, name, None)
+            if given is not None and not isinstance(given, str) and not callable(given):
+                raise ValueError(
+                    f"{name} is a start for one number of components, but n_components='auto' tries several: give one "
+                    "of the two."
+                )
+        task = IterationTask(self, 1, 1, X=X, y=y, sample_weight=sample_weight)
+        selection = grow(self, X, sample_weight)
+        parameters = self.get_params(deep=False)
+        best = vars(selection.best_model)
+        vars(self).update(
+            {n: v for n, v in best.items() if n not in parameters and not n.startswith("_callback")}
+        )
+        self.selection_ = selection
+        task.close()
+        if self.verbose:
+            print(selection)  # noqa: T201
+        for remark in selection.best.remarks:
+            warnings.warn(remark, ConvergenceWarning, stacklevel=4)
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and return the most probable component of each row, shape (n_samples,)."""
@@ -201,13 +236,19 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         problem = self._problem(problem, row_weight)
         unit = self._bound_unit(problem)
         generator = self._generator()
-        whole = problem.completed() if previous is None else problem
         given: Start | Callable[[int], Start] | None
+        is_given = True
         if previous is not None:
             previous = on_device(previous, source.device)
-            given = self._last_start(previous)
+            problem = self._resettled(problem, previous)
+            given, whole = self._last_start(previous), problem
         else:
+            whole = problem.completed()
             given = self._given_start(whole)
+            is_given = given is not None
+            settled, given = self._settled(problem, encoder, given, generator, row_weight)
+            if settled is not problem:
+                problem, whole = settled, settled.completed()
 
         def start(attempt: int) -> Start:
             if callable(given):
@@ -217,16 +258,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             return found_start(whole, self.n_components, encoder, generator)
 
         n_init = 1 if given is not None and not callable(given) else self.n_init
-        accelerate = self.acceleration == "squarem" or (self.acceleration == "auto" and given is None)
-        budget = Budget(
-            max_iter=self.max_iter,
-            stop=gain_below(float(self.tol), unit),
-            accelerate=accelerate and not isinstance(encoder, Argmax),
-            monotone=self._exact_maximiser,
-            keep_on_interrupt=self.on_interrupt == "keep",
-        )
+        budget = self._budget(encoder, is_given, unit)
         task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
-        result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem))
+        result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem, unit))
         self._keep(result)
         self.lower_bound_ = unit * result.bound
         self.lower_bounds_ = [unit * bound for bound in result.history.bound]
@@ -237,6 +271,40 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         task.close()
         self._report(result, "nats per row" if unit == 1.0 else "nats")
         self._tell(result, problem, seen, n_parameters=self._n_parameters())
+
+    def _budget(self, encoder: Encoder, is_given: bool, unit: float = 1.0) -> Budget:
+        """Return when a fit ends, and what it may try; given starts are followed without leaps."""
+        accelerate = self.acceleration == "squarem" or (self.acceleration == "auto" and not is_given)
+        return Budget(
+            max_iter=self.max_iter,
+            stop=gain_below(float(self.tol), unit),
+            accelerate=accelerate and not isinstance(encoder, Argmax),
+            monotone=self._exact_maximiser,
+            keep_on_interrupt=self.on_interrupt == "keep",
+        )
+
+    def _settled(
+        self,
+        problem: Problem,
+        encoder: Encoder,
+        given: Start | Callable[[int], Start] | None,
+        generator: torch.Generator,
+        unit: float,
+    ) -> tuple[Problem, Start | Callable[[int], Start] | None]:
+        """Return the problem and its start after hyper-parameters that the rows decide have been found.
+
+        Parameters
+        ----------
+        unit : float
+            How many rows one weight of the source stands for.
+        """
+        del encoder, generator, unit
+        return problem, given
+
+    def _resettled(self, problem: Problem, previous: MixtureAutoencoder) -> Problem:
+        """Return the problem with the hyper-parameters that an earlier fit has found."""
+        del previous
+        return problem
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -252,12 +320,18 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         Cappe & Moulines (2009), equation 14; Liang & Klein (2009).
         """
         del y
+        if isinstance(self.n_components, str):
+            raise ValueError(
+                "partial_fit sees one batch at a time and cannot choose: give n_components a number."
+            )
         with all_or_nothing(self), few_threads(X):
             fitted: MixtureAutoencoder | None = getattr(self, "model_", None)
             if fitted is not None and not self._continues(fitted, fitted.n_features):
                 fitted = None
-            source, _ = self._source(X, sample_weight, reset=fitted is None, min_rows=1)
-            stream = self._first_stream(source) if fitted is None else self._resumed_stream(source, fitted)
+            source, unit = self._source(X, sample_weight, reset=fitted is None, min_rows=1)
+            stream = (
+                self._first_stream(source, unit) if fitted is None else self._resumed_stream(source, fitted)
+            )
             stream = stream.step(source)
             self._sums = None if stream.average is None else stream.average.contiguous()
             self.model_ = stored(stream.model)
@@ -280,17 +354,19 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             bounds=tuple(self.lower_bounds_),
         )
 
-    def _first_stream(self, source: Source) -> Stream:
+    def _first_stream(self, source: Source, unit: float) -> Stream:
         family, encoder = self._family(), self._encoder()
         limits = self._checked_range(source, family)
         self._require_rows(source.n_rows)
         problem, _ = prepare(source, family, limits)
         self._require_representable(problem, source.dtype)
-        whole = problem.completed()
-        given = self._given_start(whole)
+        generator, whole = self._generator(), problem.completed()
+        settled, given = self._settled(problem, encoder, self._given_start(whole), generator, unit)
+        if settled is not problem:
+            whole = settled.completed()
         start = given(0) if callable(given) else given
         if start is None:
-            start = found_start(whole, self.n_components, encoder, self._generator())
+            start = found_start(whole, self.n_components, encoder, generator)
         return Stream(whole, *start, encoder, float(self.step_exponent))
 
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
@@ -310,10 +386,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     def _report(self, result: FitResult, nats: str) -> None:
         if not self.verbose:
             return
-        bounds = self.lower_bounds_
-        for i, bound in enumerate(bounds, 1):
-            if i % self.verbose_interval == 0 or i == len(bounds):
-                print(f"  iteration {i}: bound {bound:.6f} {nats}")  # noqa: T201
+        print(f"  iteration {result.n_iter}: bound {self.lower_bounds_[-1]:.6f} {nats}")  # noqa: T201
         print(f"{type(self).__name__}: {result.reason} ({result.n_iter} iterations)")  # noqa: T201
 
     # What a density answers
@@ -593,7 +666,9 @@ class Mixture(DensityEstimator):
     family : str or Family, default="gaussian_full"
         What a component generates: the name of a family of :mod:`mixcoder.components` in snake case, or an
         instance with its hyper-parameters.
-    n_components : int, default=1
+    n_components : int or "auto", default=1
+        "auto" fits one component, two, and so on, until BIC has not improved three times in a row, and keeps the best;
+        see ``selection_``.
     temperature : float, default=1.0
         1 is Bayes' posterior (soft EM), 0 the argmax (hard EM), in between and above softargmax at
         beta = 1/temperature.
@@ -655,7 +730,7 @@ class Mixture(DensityEstimator):
     def __init__(
         self,
         family: str | Family[Any, Any] = "gaussian_full",
-        n_components: int = 1,
+        n_components: int | str = 1,
         *,
         temperature: float = 1.0,
         encoder: Encoder | None = None,

@@ -124,9 +124,11 @@ class Problem:
         common = kernel.offset(self.pooled)
         if common is not None:
             offset = offset + common[0]
-        return replace(
-            totals, bound=totals.bound + offset, statistics=self.with_pooled_sums(totals.statistics)
-        )
+        statistics = self.with_pooled_sums(totals.statistics)
+        log_prior = self.family.log_prior(params, statistics)
+        if log_prior is not None:
+            offset = offset + log_prior.sum()
+        return replace(totals, bound=totals.bound + offset, statistics=statistics)
 
     def parameters(self, statistics: Statistics) -> Params:
         """Return parameters that maximise the bound at the given sums."""

@@ -18,7 +18,7 @@ from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.incomplete import IncompleteProblem
 from mixcoder.fitting.scan import Range, Scan, scan
-from mixcoder.fitting.start import draw_sample, search
+from mixcoder.fitting.start import begins_with_planes, draw_sample, search
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.threads import single_threaded_kernels
 from mixcoder.sources import Block, Source
@@ -124,6 +124,10 @@ def found_start(problem: Problem, n_components: int, encoder: Encoder, generator
         n_starts = n_search_starts(plain, n_components, len(sample.rows))
         if n_components == 1:
             n_starts = 1
+        elif begins_with_planes(sample, n_components, problem.family.seeding_rank):
+            n_starts = max(
+                2, n_starts
+            )  # points or planes: which of the two suits the rows is not known before
         params, log_weights = search(
             plain, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator
         )

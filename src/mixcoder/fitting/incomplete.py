@@ -14,6 +14,7 @@ from mixcoder.components import Gaussian
 from mixcoder.components.base import Family, Params
 from mixcoder.components.factor_analyzer import FactorAnalyzer
 from mixcoder.components.observed import observed_parts
+from mixcoder.components.ppca import PPCA
 from mixcoder.encoders import Encoder, Posterior
 from mixcoder.fitting.em import Problem, Totals
 from mixcoder.sources import Block, Source, TensorSource
@@ -73,7 +74,9 @@ class IncompleteProblem(Problem):
             return total
 
         n_rows = max(_MIN_BLOCK, min(_MAX_BLOCK, -(-self.source.n_rows // _BLOCKS)))
-        return self.source.map_reduce(visit, n_rows)
+        totals = self.source.map_reduce(visit, n_rows)
+        log_prior = _log_prior(self, params, totals.statistics)
+        return totals if log_prior is None else replace(totals, bound=totals.bound + log_prior.sum())
 
     def parameters(self, statistics: Statistics) -> Params:
         """Return parameters that maximise the bound at the given sums."""
@@ -113,24 +116,27 @@ class IncompleteProblem(Problem):
 
         Starts are found there: seeding, short fits and codes given by the user need whole rows.
         """
-        model = self._one_component()
-        source = CompletedSource(self.source, self.family, model, self.frame)
+        family, params = self._one_component()
+        source = CompletedSource(self.source, family, params, self.frame)
         return _CompletedProblem.of(self, source=source).with_pooled()
 
-    def _one_component(self) -> Params:
-        """Return the parameters of one component, of the first rows or a stride of many."""
+    def _one_component(self) -> tuple[Family[Any, Any], Params]:
+        """Return the family and parameters of one component, of the first rows or a stride of many."""
+        family: Any = self.family
+        if isinstance(getattr(family, "n_latent", None), tuple):
+            family = replace(family, n_latent=max(family.n_latent))
         n = self.source.n_rows
         index = torch.arange(0, n, max(1, n // _SAMPLE))[:_SAMPLE] if n > _SAMPLE else torch.arange(n)
         x = self.source.take(index)
-        few = replace(self, source=TensorSource(x, self.source.take_weights(index)))
+        few = replace(self, family=family, source=TensorSource(x, self.source.take_weights(index)))
         whole = self.frame.apply(torch.where(x.isnan(), self.filler, x.double()))
         zero = torch.zeros(1, dtype=torch.float64, device=x.device)
         everyone = HardCode(torch.zeros(len(x), dtype=torch.int64, device=x.device), 1)
-        start = self.family.statistics(None, whole, everyone, few.source.take_weights(torch.arange(len(x))))
+        start = family.statistics(None, whole, everyone, few.source.take_weights(torch.arange(len(x))))
         params, _ = few.maximize(start, zero)
         for _ in range(_STEPS):
             params, _ = few.maximize(few.totals(params, zero, Posterior()).statistics, zero)
-        return params
+        return family, params
 
 
 class _CompletedProblem(Problem):
@@ -150,6 +156,13 @@ def _parameters(problem: Problem, statistics: Statistics) -> Params:
     if isinstance(problem.family, Gaussian | FactorAnalyzer):
         return problem.family.maximize(statistics, problem.variances)  # type: ignore[arg-type]
     return problem.family.maximize(statistics)
+
+
+def _log_prior(problem: Problem, params: Params, statistics: Statistics) -> Tensor | None:
+    """Return what ``_parameters`` adds to the bound for the parameters alone: a prior keeps to what was seen too."""
+    if isinstance(problem.family, PPCA | FactorAnalyzer):
+        return problem.family.log_prior(params, statistics, problem.variances)  # type: ignore[arg-type]
+    return problem.family.log_prior(params, statistics)
 
 
 @final

@@ -17,6 +17,7 @@ from torch import Tensor
 from mixcoder.components.base import Params, PassSetting
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import Problem
+from mixcoder.fitting.plane_seeding import affordable, plane_labels
 from mixcoder.fitting.seeding import (
     assign_batch,
     own_order,
@@ -55,6 +56,11 @@ _SURE_STEPS = 3
 
 # Starts whose bounds differ by less than this, in nats per row, are taken to be the same optimum.
 _AGREEMENT = 1e-3
+
+
+# Kinds of starts, in turn: where components are around points, and where they are planes.
+_POINTS = ("centres", "centres", "slabs", "soft")
+_PLANES = ("centres", "planes", "planes", "soft")
 
 
 @dataclass(frozen=True)
@@ -143,17 +149,31 @@ def hard_start(view: Tensor, weights: Tensor, centres: Tensor, n_steps: int) -> 
     return labels
 
 
-def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator: torch.Generator) -> Tensor:
+def begins_with_planes(sample: Sample, n_components: int, rank: int | None) -> bool:
+    """Return whether some starts are planes: the components are, and choosing them costs little."""
+    n_rows, n_features = sample.view.shape
+    return rank is not None and rank < n_features and affordable(n_rows, n_features, n_components, rank)
+
+
+def candidate_codes(
+    sample: Sample,
+    n_components: int,
+    n_starts: int,
+    generator: torch.Generator,
+    rank: int | None = None,
+) -> Tensor:
     """Return first codes of several starts, deliberately different in kind, shape (m, r, k).
 
     In turn: greedy k-means++ and a few Lloyd steps; slabs across a random direction; soft assignment to
-    random rows, all components beginning near the overall spread.
+    random rows, all components beginning near the overall spread. Where components are planes of some rank,
+    greedily chosen local planes take the place of slabs.
     """
     view, weights, k = sample.view, sample.weights, n_components
     if len(view) <= k:
         # No row is left to share: one component each, and the others are not needed.
         return torch.eye(len(view), k, dtype=view.dtype, device=view.device)[:, None].repeat(1, n_starts, 1)
-    kinds = [("centres", "centres", "slabs", "soft")[i % 4] for i in range(n_starts)]
+    turns = _PLANES if begins_with_planes(sample, k, rank) else _POINTS
+    kinds = [turns[i % len(turns)] for i in range(n_starts)]
     codes = view.new_zeros(len(view), n_starts, k)
     n_centres = kinds.count("centres")
     centre_labels: list[Tensor] = []
@@ -167,6 +187,10 @@ def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator:
     for start, kind in enumerate(kinds):
         if kind == "centres":
             labels = centre_labels.pop(0)
+            codes[:, start].scatter_(1, labels[:, None], 1.0)
+        elif kind == "planes":
+            assert rank is not None
+            labels = plane_labels(view, weights, k, rank, generator)
             codes[:, start].scatter_(1, labels[:, None], 1.0)
         elif kind == "slabs":
             pair = _draw_rows(cumulative, (2,), generator)
@@ -198,7 +222,7 @@ def search(
     two best end in one place, the search is over. Components of different starts do not touch, so all starts
     run as one long list of components.
     """
-    codes = candidate_codes(sample, n_components, n_starts, generator)
+    codes = candidate_codes(sample, n_components, n_starts, generator, problem.family.seeding_rank)
     params, log_weights = _first_step(problem, sample, codes)
     if n_starts == 1:
         return params, log_weights[0]
@@ -267,6 +291,9 @@ class _Race:
         else:
             flat = code.dense(log_joint.dtype).transpose(0, 1).flatten(1)
         statistics = kernel.statistics(self.expanded, flat, self.row_weights)
+        log_prior = self.problem.family.log_prior(params, statistics)
+        if log_prior is not None:
+            bounds = bounds + log_prior.view(n_starts, k).sum(1)
         return *_maximize(self.problem, statistics, self.pooled, n_starts, log_weights), bounds
 
 

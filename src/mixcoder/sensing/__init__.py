@@ -9,6 +9,12 @@ from mixcoder.sensing.design import (
 from mixcoder.sensing.epll import EPLL
 from mixcoder.sensing.grouped import GroupedPosterior
 from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
+from mixcoder.sensing.information import (
+    Information,
+    InformativeOperator,
+    informative_operator,
+    mixture_information,
+)
 from mixcoder.sensing.latent import LatentRecovery, decoder_variance, recover_latent
 from mixcoder.sensing.learning import Learned, learn_from_measurements
 from mixcoder.sensing.masks import RowMasks
@@ -35,6 +41,8 @@ __all__ = [
     "GaussianPrior",
     "GaussianRandom",
     "GroupedPosterior",
+    "Information",
+    "InformativeOperator",
     "LatentRecovery",
     "Learned",
     "Matrix",
@@ -52,9 +60,11 @@ __all__ = [
     "gaussian_error",
     "gaussian_information",
     "impute",
+    "informative_operator",
     "inpainting",
     "learn_from_measurements",
     "marginal",
+    "mixture_information",
     "observed_log_prob",
     "posterior",
     "projected_gradient",

@@ -278,7 +278,7 @@ class EPLL:
         whole = prior.n_features == len(x) * self.patch_size**2
         x = x[None] if whole else x[:, None]  # (images, channels, height, width)
         counts = self._put(torch.ones_like(self._patches(x)), x.shape)
-        covariances = self._covariances()
+        covariances = self.prior.covariances()
         exact = noise_std == 0 and isinstance(operator, Rows)
         for done, std in enumerate(stds, 1):
             patches = self._patches(x)
@@ -322,18 +322,11 @@ class EPLL:
             result[at : at + _BLOCK] = block + centre
         return result
 
-    def _covariances(self) -> Tensor:
-        """Return the covariance of each component in use, shape (k, d, d)."""
-        prior = self.prior
-        spreads = [torch.diag(prior.spread(k)) if prior.is_diagonal else prior.spread(k) for k in prior.used]
-        loadings = [prior.loading(k) for k in prior.used]
-        return torch.stack([spread + w @ w.T for spread, w in zip(spreads, loadings, strict=True)])
-
     def _knows_no_level(self) -> bool:
         """Return whether the mean of (each channel of) a patch is nearly always zero under the prior."""
         weights = self.prior.log_weights[self.prior.used].exp()
         means = (self.prior.means + self.prior.shift)[self.prior.used]
-        moments = self._covariances() + means[:, :, None] * means[:, None, :]
+        moments = self.prior.covariances() + means[:, :, None] * means[:, None, :]
         second = torch.einsum("k,kde->de", weights, moments)
         n = self.patch_size**2
         mean = torch.eye(len(second) // n, dtype=second.dtype).repeat_interleave(n, 1) / n  # (channels, d)
