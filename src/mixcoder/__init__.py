@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 # Importing torch and scikit-learn takes a second; a name is imported when it is first used.
 _HOMES = {
     "BayesianGaussianMixture": "mixcoder.estimators",
+    "EmbeddedMixture": "mixcoder.estimators",
     "FactorAnalyzerMixture": "mixcoder.estimators",
     "GaussianMixture": "mixcoder.estimators",
     "KMeans": "mixcoder.estimators",
@@ -17,8 +18,9 @@ _HOMES = {
     "ModelAverage": "mixcoder.estimators",
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
-    "fit_patches": "mixcoder.estimators",
     "SubspaceMixture": "mixcoder.estimators",
+    "engine": "mixcoder.engines",
+    "fit_patches": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "load_patch_prior": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
@@ -39,6 +41,7 @@ _MODULES = (
 
 __all__ = [
     "BayesianGaussianMixture",
+    "EmbeddedMixture",
     "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",
@@ -51,6 +54,7 @@ __all__ = [
     "__version__",
     "components",
     "encoders",
+    "engine",
     "errors",
     "estimators",
     "fit_patches",
@@ -68,8 +72,10 @@ __all__ = [
 if TYPE_CHECKING:
     from mixcoder import components, encoders, errors, estimators, objectives, plot, selection, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
+    from mixcoder.engines import engine
     from mixcoder.estimators import (
         BayesianGaussianMixture,
+        EmbeddedMixture,
         FactorAnalyzerMixture,
         GaussianMixture,
         KMeans,

@@ -108,7 +108,7 @@ class MixtureAutoencoder:
     @property
     def is_hard(self) -> bool:
         """Whether rows are coded by one component each."""
-        return isinstance(self.encoder, Argmax)
+        return isinstance(self.encoder.at(0), Argmax)  # the end of a schedule of temperatures may be hard
 
     def to(self, device: torch.device) -> Self:
         """Return the model on another device."""

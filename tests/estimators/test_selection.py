@@ -220,7 +220,7 @@ def test_auto_finds_three_clouds_and_answers_as_any_fitted_mixture(model, tmp_pa
     assert model.n_components == "auto"
     assert model.n_components_ == 3
     assert len(np.unique(model.predict(x))) == 3
-    assert model.transform(x).shape == (len(x), 3)
+    assert model.predict_proba(x).shape == (len(x), 3)
     assert model.selection_.best.n_components == 3
     assert model.bic(x) == pytest.approx(model.selection_.best.bic)
     model.save(tmp_path / "m.mixcoder")
@@ -261,11 +261,19 @@ def test_what_auto_cannot_do_is_said():
     with pytest.raises(ValueError, match="n_components"):
         GaussianMixture("best").fit(x)
     with pytest.raises(DataError, match="NaN"):
-        GaussianMixture("auto").fit([[1.0], [math.nan], [2.0]])
+        Mixture("student_t", "auto").fit([[1.0], [math.nan], [2.0]])
     model = GaussianMixture("auto", random_state=0)
     with pytest.raises(ValueError, match="2D"):
         model.fit(np.zeros(5))
     assert not hasattr(model, "model_")
+
+
+def test_missing_entries_do_not_hide_how_many_components_there_are():
+    x = three_clouds()
+    x[::7, 0] = math.nan
+    model = GaussianMixture("auto", random_state=0).fit(x)
+    assert model.n_components_ == 3
+    assert np.isfinite(model.score_samples(x)).all()
 
 
 def test_a_failed_search_leaves_the_estimator_as_it_was():

@@ -2,6 +2,7 @@
 
 from mixcoder.estimators._persistence import load
 from mixcoder.estimators.bayesian_gaussian_mixture import BayesianGaussianMixture
+from mixcoder.estimators.embedded_mixture import EmbeddedMixture
 from mixcoder.estimators.gaussian_mixture import GaussianMixture
 from mixcoder.estimators.k_means import KMeans
 from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
@@ -15,6 +16,7 @@ from mixcoder.estimators.subspace_mixture import SubspaceMixture
 
 __all__ = [
     "BayesianGaussianMixture",
+    "EmbeddedMixture",
     "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",

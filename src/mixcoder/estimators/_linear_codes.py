@@ -11,6 +11,7 @@ from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components.observed import observed_parts
 from mixcoder.errors import DataError
+from mixcoder.estimators._lazy import lazily
 from mixcoder.estimators._validation import like_input, numbers_of
 from mixcoder.estimators.base import AutoencoderEstimator
 from mixcoder.ops import low_rank
@@ -78,6 +79,7 @@ class LinearCodes(AutoencoderEstimator):
         rows = model.frame.undo(family.decode_latent(model.params, index.index.to(model.device), latent))
         return like_input(rows.to(self._dtype()), z)
 
+    @lazily
     def transform(self, X: Any) -> Any:
         """Return the code of each row as one array: component, then z, shape (n_samples, 1 + n_latent).
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
-from mixcoder.encoders import Argmax, Posterior
+from mixcoder.encoders import Annealed, Argmax, Posterior
 from mixcoder.estimators._exchange import from_sklearn, from_torch, to_sklearn, to_torch
 from mixcoder.estimators._gaussian_estimator import ROUNDING_FLOOR, GaussianEstimator
 from mixcoder.estimators._gaussian_parameters import (
@@ -53,8 +53,9 @@ class GaussianMixture(GaussianEstimator):
         variance of the data.
     max_iter : int, default=100
     n_init : int, default=1
-    init_params : {"auto", "kmeans", "k-means++", "random", "random_from_data"}, array-like or callable
-        "auto" continues the best of several short fits on some of the rows. "k-means++" and
+    init_params : {"auto", "annealed", "kmeans", "k-means++", "random", "random_from_data"}, array-like or callable
+        "auto" continues the best of several short fits on some of the rows. "annealed" begins with one component
+        at a high temperature, which splits as it cools down to ``temperature``. "k-means++" and
         "random_from_data" begin at chosen rows, each with the covariance of all data. Arrays and callables
         give labels or responsibilities, as ``init`` of :class:`Mixture`.
     weights_init : array-like, shape (n_components,), optional
@@ -64,8 +65,8 @@ class GaussianMixture(GaussianEstimator):
     random_state : int, RandomState or None
     warm_start : bool, default=False
     verbose, verbose_interval : int
-    temperature : float, default=1.0
-        1 is soft EM, 0 hard EM, other values softargmax(1/temperature).
+    temperature : float or Annealed, default=1.0
+        1 is soft EM, 0 hard EM, other values softargmax(1/temperature); a schedule as for :class:`Mixture`.
     acceleration : {"auto", "squarem", "none"}, default="auto"
         "auto" accelerates unless a start is given, so that a given start takes the same steps as
         scikit-learn's.
@@ -107,6 +108,11 @@ class GaussianMixture(GaussianEstimator):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **GaussianEstimator._parameter_constraints,
         "covariance_type": [StrOptions(set(FAMILIES))],
+        "init_params": [
+            StrOptions({"auto", "annealed", "kmeans", "k-means++", "random", "random_from_data"}),
+            "array-like",
+            callable,
+        ],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", Real, None],
@@ -129,7 +135,7 @@ class GaussianMixture(GaussianEstimator):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
-        temperature: float = 1.0,
+        temperature: float | Annealed = 1.0,
         acceleration: str = "auto",
         on_interrupt: str = "raise",
         step_exponent: float = 0.6,
@@ -239,6 +245,21 @@ class GaussianMixture(GaussianEstimator):
     def _exact_maximiser(self) -> bool:
         return not self.reg_covar
 
+    @property
+    def _how_to_begin(self) -> Any:
+        return self.init_params
+
+    def _schedule(self) -> Annealed | None:
+        schedule = super()._schedule()
+        given = [
+            name for name in ("weights", "means", "precisions") if getattr(self, f"{name}_init") is not None
+        ]
+        if schedule is not None and given:
+            raise ValueError(
+                f"An annealed fit begins with one component: leave out {given[0]}_init, or do not anneal."
+            )
+        return schedule
+
     def _given_start(self, problem: Problem) -> Start | Callable[[int], Start] | None:
         k, d = self.n_components, problem.source.n_features
         device = problem.source.device
@@ -273,7 +294,7 @@ class GaussianMixture(GaussianEstimator):
             if callable(begun):
                 begun = begun(attempt)
             if begun is None:
-                encoder = encoder_at(float(self.temperature))
+                encoder = encoder_at(self.temperature)
                 begun = found_start(problem, self.n_components, encoder, self._generator())
             params, log_weights = begun
         if precisions is not None:

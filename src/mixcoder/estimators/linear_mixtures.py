@@ -13,12 +13,13 @@ from sklearn.utils._param_validation import StrOptions
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import PPCA, FactorAnalyzer, Family
-from mixcoder.encoders import Encoder
+from mixcoder.encoders import Annealed, Encoder
+from mixcoder.estimators._lazy import lazily
 from mixcoder.estimators._linear_codes import LinearCodes, noise_of, projected
 from mixcoder.estimators._validation import Number, like_input
 from mixcoder.estimators.mixture import DensityEstimator, Mixture, encoder_at
 from mixcoder.fitting.em import Problem
-from mixcoder.fitting.fit import Start, fit, found_start
+from mixcoder.fitting.fit import Start, fit
 from mixcoder.fitting.ranks import most_axes, ranked, with_ranks
 
 _BLOCK = 1 << 13
@@ -36,7 +37,7 @@ class LinearMixture(LinearCodes, Mixture):
         "min_variance": [Number(Real, 0.0, None, closed="neither")],
         "noise": [StrOptions({"component", "shared"})],
         "shrinkage": [Number(Real, 0.0, None, closed="left")],
-        "init": [StrOptions({"auto"}), "array-like", callable],
+        "init": [StrOptions({"auto", "annealed"}), "array-like", callable],
     }
 
     def __init__(
@@ -46,7 +47,7 @@ class LinearMixture(LinearCodes, Mixture):
         *,
         noise: str = "component",
         shrinkage: float = 0.0,
-        temperature: float = 1.0,
+        temperature: float | Annealed = 1.0,
         min_variance: float = 1e-6,
         init: Any = "auto",
         tol: float = 1e-3,
@@ -83,7 +84,7 @@ class LinearMixture(LinearCodes, Mixture):
         """Return the low rank family."""
 
     def _encoder(self) -> Any:
-        return encoder_at(float(self.temperature))
+        return encoder_at(self.temperature)
 
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
         if not super()._continues(previous, n_features):
@@ -100,7 +101,7 @@ class LinearMixture(LinearCodes, Mixture):
         problem: Problem,
         encoder: Encoder,
         given: Start | Callable[[int], Start] | None,
-        generator: torch.Generator,
+        search: Callable[[Problem], Start],
         unit: float,
     ) -> tuple[Problem, Start | Callable[[int], Start] | None]:
         asked = ranks_of(self.n_latent, int(self.n_components))
@@ -118,7 +119,7 @@ class LinearMixture(LinearCodes, Mixture):
         def starts(attempt: int) -> Start:
             if callable(given_wide):
                 return given_wide(attempt)
-            return given_wide or found_start(whole, self.n_components, encoder, generator)
+            return given_wide or search(whole)
 
         result = fit(wide, encoder, starts, n_init, self._budget(encoder, given is not None))
         return ranked(wide, (result.model.params, result.model.log_weights), asked, n_rows)
@@ -138,6 +139,7 @@ class LinearMixture(LinearCodes, Mixture):
         noise = noise_of(params) / model.frame.scale[: noise_of(params).shape[1]].square()
         return self._attribute(noise.view_as(params.noise_variances))
 
+    @lazily
     def reconstruct(self, X: Any, *, rule: str = "posterior") -> Any:
         r"""Return the rows nearest to X in the affine plane of their component, shape (n_samples, n_features).
 
@@ -145,7 +147,7 @@ class LinearMixture(LinearCodes, Mixture):
 
         Parameters
         ----------
-        X : array-like or Source, shape (n_samples, n_features)
+        X : array-like or Source, shape (n_samples, n_features), or Dask array or DataFrame
         rule : {"posterior", "nearest"}
             Whether a row's component is the most probable one, or the one that leaves the smallest squared error.
 

@@ -19,6 +19,9 @@ from mixcoder.estimators.gaussian_mixture import GaussianMixture
 from mixcoder.estimators.k_means import KMeans
 from mixcoder.estimators.linear_mixtures import PPCAMixture
 
+# Of :func:`fit_patches`, where the mixture that comes along has others than the defaults.
+PATCH_PRIOR: dict[str, Any] = {"n_components": 100, "n_latent": 48, "max_iter": 20}
+
 _PRIOR = Path(__file__).with_name("patches.mixcoder")
 
 # Photographs inside scikit-image's wheel; none is one of those that restoration is usually measured on.
@@ -137,9 +140,9 @@ def save_patch_prior(path: Any, images: Sequence[Any] | None = None, **settings:
     images : sequence of arrays, optional
         As in :func:`fit_patches`.
     **settings
-        Of :func:`fit_patches`, where they are others than ``n_components=100, n_latent=48, max_iter=20``.
+        Of :func:`fit_patches`, where they are others than ``PATCH_PRIOR``: 100 components of 48 axes, 20 passes.
     """
-    mixture = fit_patches(images, **{"n_components": 100, "n_latent": 48, "max_iter": 20, **settings})
+    mixture = fit_patches(images, **{**PATCH_PRIOR, **settings})
     mixture.model_ = _with_parameters_in(mixture.model_, torch.float32)
     return str(mixture.save(path))
 
@@ -192,4 +195,4 @@ def _grey(image: Any) -> np.ndarray:
     return values
 
 
-__all__ = ["bundled_photographs", "fit_patches", "load_patch_prior", "save_patch_prior"]
+__all__ = ["PATCH_PRIOR", "bundled_photographs", "fit_patches", "load_patch_prior", "save_patch_prior"]

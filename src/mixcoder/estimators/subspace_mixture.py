@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import torch
 from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
@@ -17,9 +17,12 @@ from mixcoder.components import Subspace
 from mixcoder.encoders import Argmax
 from mixcoder.errors import DataError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
+from mixcoder.estimators._checkpoint import Checkpoint, checkpointed
+from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._linear_codes import LinearCodes, projected
 from mixcoder.estimators._validation import Number, like_input, weights_of
 from mixcoder.estimators.base import few_threads
+from mixcoder.estimators.k_means import ClusterSums
 from mixcoder.estimators.linear_mixtures import N_LATENT, family_ranks, ranks_of
 from mixcoder.estimators.mixture import code_start
 from mixcoder.fitting.alternate import FitResult
@@ -27,7 +30,7 @@ from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare
 from mixcoder.fitting.subspaces import distortion_of, fall_below, ranked_planes, scaled_to
 from mixcoder.ops.simplex import log_simplex
-from mixcoder.sources import Block, BlockedSource
+from mixcoder.sources import Block
 
 _BLOCK = 1 << 13
 
@@ -136,24 +139,46 @@ class SubspaceMixture(LinearCodes):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        checkpoint: Any = None,
+        checkpoint_every: float = 60.0,
+        resume: bool = False,
+    ) -> Self:
         """Fit the planes.
 
         Parameters
         ----------
-        X : array-like or Tensor, shape (n_samples, n_features), or Source
-            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files.
+        X : array-like or Tensor, shape (n_samples, n_features), Source, or Dask array or DataFrame
+            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files, those of Dask
+            are computed when they are read; where the sums run is what :func:`mixcoder.engine` says.
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
             Non-negative row weights; their scale changes ``inertia_`` only.
+        checkpoint : path, optional
+            File that the state of the fit is written to while it runs, and when it is interrupted (Ctrl-C, SIGTERM);
+            the one before it stays beside it, as ``checkpoint + ".previous"``.
+        checkpoint_every : float, default=60
+            Seconds between two checkpoints; 0 for one after every iteration.
+        resume : bool, default=False
+            Whether to go on from the checkpoint, where there is one. The model is then, to the last bit, that of a
+            fit that was never interrupted. Other rows or other parameters are refused.
 
         Returns
         -------
         self
             If anything fails, the estimator is left exactly as it was.
         """
-        with all_or_nothing(self), few_threads(X):
-            self._fit(X, y, sample_weight)
+        with all_or_nothing(self):
+            X = rows_anywhere(X)
+            with few_threads(X):
+                self._checkpoint = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
+                self._fit(X, y, sample_weight)
+            self.__dict__.pop("_checkpoint", None)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -170,6 +195,8 @@ class SubspaceMixture(LinearCodes):
         family = Subspace(family_ranks(self.n_latent, int(self.n_components)))
         problem, seen = prepare(source, family, self._checked_range(source, family), fixed_weights=True)
         self._require_representable(problem, source.dtype)
+        if self._checkpoint is not None:
+            self._checkpoint.open(self, problem, seen)
         problem, starts, n_init = self._starts(problem, unit * problem.total_weight)
         first = starts(0)
         problem = scaled_to(problem, first)
@@ -179,14 +206,13 @@ class SubspaceMixture(LinearCodes):
             stop=fall_below(problem, float(self.tol), int(self.n_components)),
             keep_on_interrupt=self.on_interrupt == "keep",
         )
-        result = fit(
-            problem,
-            Argmax(),
-            lambda attempt: first if attempt == 0 else starts(attempt),
-            n_init,
-            budget,
-            self._on_step(task, problem),
-        )
+
+        def start(attempt: int) -> Start:
+            return first if attempt == 0 else starts(attempt)
+
+        on_step = self._on_step(task, problem)
+        with checkpointed(self, problem, Argmax()) as (state, keep):
+            result = fit(problem, Argmax(), start, n_init, budget, on_step, state, keep)
         self._keep(result)
         level = distortion_of(problem, int(self.n_components))
         self.history_["distortion"] = [level(bound) for bound in result.history.bound]
@@ -203,7 +229,7 @@ class SubspaceMixture(LinearCodes):
     def _starts(self, problem: Problem, n_rows: float) -> tuple[Problem, Callable[[int], Start], int]:
         """Return the problem with ranks for all components, its starts, and how many of them to try."""
         generator, k = self._generator(), int(self.n_components)
-        random_state = check_random_state(self.random_state)
+        random_state = self._random_numbers()
 
         def given(problem: Problem) -> Start:
             labels = self.init
@@ -227,16 +253,9 @@ class SubspaceMixture(LinearCodes):
 
     def _count(self, problem: Problem, unit: float) -> None:
         """Set ``inertia_`` and the weight of the rows nearest to each plane, from one pass over the rows."""
-        model, source = self.model_, problem.source
-        labels = model.assign(source)
-
-        def squares(block: Block) -> Tensor:
-            per_row = (block.x.double() - projected(model, block.x, "posterior")).square_().sum(1)
-            return per_row.sum() if block.weights is None else per_row @ block.weights.double()
-
-        self.inertia_ = float(source.map_reduce(squares, max(256, (1 << 18) // source.n_features))) * unit
-        weights = source.weights if isinstance(source, BlockedSource) else None
-        self._cluster_counts = torch.bincount(labels, weights, minlength=model.n_components).double()
+        source = problem.source
+        found = source.map_reduce(_Nearest(self.model_), max(256, (1 << 18) // source.n_features))
+        self.inertia_, self._cluster_counts = float(found.squares) * unit, found.counts
 
     # Fitted attributes and questions
 
@@ -252,6 +271,7 @@ class SubspaceMixture(LinearCodes):
         params: Any = self._fitted().params
         return self._attribute(params.loadings)
 
+    @lazily
     def reconstruct(self, X: Any) -> Any:
         r"""Return the point of the nearest plane that is nearest to each row, shape (n_samples, n_features).
 
@@ -287,6 +307,20 @@ class SubspaceMixture(LinearCodes):
 
     def _latent_unit(self, model: MixtureAutoencoder) -> float:
         return 1.0 / float(model.frame.scale[0])
+
+
+@dataclass(frozen=True)
+class _Nearest:
+    """Counts the rows of a block nearest to each plane, and adds up their squared distances."""
+
+    model: MixtureAutoencoder
+
+    def __call__(self, block: Block) -> ClusterSums:
+        weights = None if block.weights is None else block.weights.double()
+        errors = (block.x.double() - projected(self.model, block.x, "posterior")).square_().sum(1)
+        labels = self.model.assign(block.x)
+        counts = torch.bincount(labels, weights, minlength=self.model.n_components).double()
+        return ClusterSums(counts, errors.sum() if weights is None else errors @ weights)
 
 
 __all__ = ["SubspaceMixture"]
