@@ -158,9 +158,11 @@ def moments(model: MixtureAutoencoder) -> PlanarMixture:
         means = model.frame.undo(params.means).numpy(force=True)
     elif isinstance(model.family, Gaussian):
         prior = GaussianPrior.of(model)
+        spreads = prior.spreads.numpy(force=True)
+        if spreads.ndim == 2:
+            spreads = spreads[:, :, None] * np.eye(model.n_features)  # one for all features, or one each
         means = (prior.shift + prior.means).numpy(force=True)
-        each = [prior.spread(k).numpy(force=True) for k in range(len(means))]
-        spreads = np.stack([np.diag(spread) if spread.ndim == 1 else spread for spread in each])
+        spreads = np.broadcast_to(spreads, (len(means), *spreads.shape[1:]))
     elif isinstance(model.family, StudentT):
         spreads = params.scale_matrices.numpy(force=True) / scale / scale[:, None]
         means = model.frame.undo(params.means).numpy(force=True)
