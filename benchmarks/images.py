@@ -80,7 +80,8 @@ def section_images() -> list[str]:
         "",
         (
             f"Grey photographs of scikit-image at half their size, the middle {SIDE} x {SIDE} pixels; PSNR in decibels"
-            f". The prior is the one that comes along (`load_patch_prior`), fitted anew to other photographs in {fitted:.0f} s. "
+            f". The prior is made like the one that comes along (`load_patch_prior`), of other photographs, in "
+            f"{fitted:.0f} s. "
             "TV, NL means and wavelets show, image by image, the best of several settings, chosen on the test image "
             "itself; EPLL has one setting."
         ),
