@@ -37,6 +37,16 @@ class LatentRecovery:
         z.
     objectives : Tensor, shape (n,)
         What was minimised, at z.
+
+    Examples
+    --------
+    >>> loading = torch.tensor([[2.0, 0.0, 1.0]], dtype=torch.float64)
+    >>> decoder = lambda z: z @ loading.to(z)
+    >>> g = torch.Generator().manual_seed(0)
+    >>> y = torch.tensor([[4.0]], dtype=torch.float64)
+    >>> found = recover_latent(y, [[1.0, 0.0, 0.0]], decoder, 1, 1e-6, n_starts=1, n_steps=100, generator=g)
+    >>> found.latent, found.rows
+    (tensor([[2.0000]], dtype=torch.float64), tensor([[4.0000, 0.0000, 2.0000]], dtype=torch.float64))
     """
 
     rows: Tensor
@@ -184,6 +194,16 @@ def decoder_variance(
         q, less than d.
     n_starts, n_steps, learning_rate, n_polish, generator
         Of the search, as in :func:`recover_latent`.
+
+    Examples
+    --------
+    >>> loading = torch.tensor([[2.0, 0.0, 1.0]], dtype=torch.float64)
+    >>> decoder = lambda z: z @ loading.to(z)
+    >>> g = torch.Generator().manual_seed(0)
+    >>> z, noise = (torch.randn(size, generator=g, dtype=torch.float64) for size in [(500, 1), (500, 3)])
+    >>> left = decoder_variance(decoder, decoder(z) + 0.1 * noise, 1, n_starts=1, n_steps=100, generator=g)
+    >>> abs(left / 0.01 - 1) < 0.1
+    True
     """
     if x.ndim != 2 or not len(x) or not n_latent < x.shape[1]:
         raise DataError(

@@ -34,6 +34,14 @@ class Projected:
         Steps taken.
     converged : bool
         Whether the last step lowered every error by less than ``tol`` of it.
+
+    Examples
+    --------
+    >>> found = projected_gradient(
+    ...     torch.tensor([[3.0]]), [[1.0, 0.0]], lambda x: x.mean(1, keepdim=True).expand_as(x)
+    ... )
+    >>> found.converged, bool(found.errors < 1e-6)
+    (True, True)
     """
 
     rows: Tensor
