@@ -9,7 +9,6 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from mixcoder._typing import Code
 from mixcoder.components import ExponentialFamily, Params
 from mixcoder.components.base import decode_means
 from mixcoder.statistics import Moments
@@ -52,7 +51,7 @@ class Exponential(ExponentialFamily[ExponentialParams]):
         means = torch.where(counts > 1e-10, sums / counts.clamp_min(1e-10), overall)
         return ExponentialParams(torch.maximum(means, self.min_mean * overall))
 
-    def decode(self, params: ExponentialParams, code: Code) -> Tensor:
+    def decode(self, params: ExponentialParams, code) -> Tensor:
         return decode_means(params.means, code)
 
     def sample(self, params: ExponentialParams, index: Tensor, generator: torch.Generator) -> Tensor:
