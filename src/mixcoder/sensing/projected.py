@@ -29,7 +29,7 @@ class Projected:
     rows : Tensor, shape (n, d)
         Of all that were projected onto, for each observation the row that fits it best.
     errors : Tensor, shape (n,)
-        |y - H x|^2 of the rows, float64.
+        ``|y - H x|^2`` of the rows, float64.
     n_iter : int
         Steps taken.
     converged : bool
@@ -64,7 +64,7 @@ def projected_gradient(
 
     .. math:: x \leftarrow P\bigl(x + \eta H'(y - Hx)\bigr), \qquad \eta = 1 / \|H\|^2
 
-    With P the nearest point of a set, and this eta, no step raises |y - Hx|. Onto a codebook (``KMeans.reconstruct``)
+    With P the nearest point of a set, and this eta, no step raises ``|y - Hx|``. Onto a codebook (``KMeans.reconstruct``)
     or the planes of a mixture (``PPCAMixture.reconstruct`` by the rule "nearest") that is so; a denoiser in the place
     of P (the mean of a posterior) may raise it, and the best row so far is kept.
 
