@@ -64,9 +64,9 @@ def projected_gradient(
 
     .. math:: x \leftarrow P\bigl(x + \eta H'(y - Hx)\bigr), \qquad \eta = 1 / \|H\|^2
 
-    With P the nearest point of a set, and this eta, no step raises ``|y - Hx|``. Onto a codebook (``KMeans.reconstruct``)
-    or the planes of a mixture (``PPCAMixture.reconstruct`` by the rule "nearest") that is so; a denoiser in the place
-    of P (the mean of a posterior) may raise it, and the best row so far is kept.
+    With P the nearest point of a set, and this eta, no step raises ``|y - Hx|``. Onto a codebook
+    (``KMeans.reconstruct``) or the planes of a mixture (``PPCAMixture.reconstruct`` by the rule "nearest") that is so;
+    a denoiser in the place of P (the mean of a posterior) may raise it, and the best row so far is kept.
 
     Parameters
     ----------
