@@ -312,8 +312,8 @@ def best_first(bounds: list[float]) -> list[int]:
     >>> best_first([1.0, 2.0, 3.0, 2.0 + 1e-15])
     [2, 1, 3, 0]
     """
-    ranks = tied_ranks(torch.tensor(bounds, dtype=torch.float64)).tolist()
-    return sorted(range(len(bounds)), key=lambda start: -ranks[start])
+    ranks: list[int] = tied_ranks(torch.tensor(bounds, dtype=torch.float64)).tolist()
+    return sorted(range(len(bounds)), key=ranks.__getitem__, reverse=True)
 
 
 def _draw_rows(cumulative: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
