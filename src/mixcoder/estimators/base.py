@@ -283,7 +283,7 @@ class AutoencoderEstimator(
     def _admissible_range(self, source: Source, family: Any) -> Range:
         """Return the range of rows that the family knows, after checks of every one."""
         limits = scan_range(source)
-        if limits.has_nan and self._allows_missing(family):
+        if not limits.finite and limits.has_nan and self._allows_missing(family):
             limits = observed_range(source)
             require_no_infinity(self, source, limits)
         else:
@@ -367,11 +367,11 @@ class AutoencoderEstimator(
         def labels(columns: Tensor) -> str:
             return ", ".join(label_of(self, int(i)) for i in torch.nonzero(columns)[:, 0])
 
-        if bool(seen.constant.any()) and source.n_rows > 1:
-            told = f"Constant: {labels(seen.constant)}. Such columns tell no component from another."
+        constant = seen.constant
+        if bool(constant.any()) and source.n_rows > 1:
+            told = f"Constant: {labels(constant)}. Such columns tell no component from another."
             remarks.append((DegenerateFeatureWarning, told))
-        far = (seen.mean.abs() > _FLOAT32_OFFSET * seen.std) & ~seen.constant
-        if source.dtype == torch.float32 and bool(far.any()):
+        if source.dtype == torch.float32 and bool((far := seen.beyond(_FLOAT32_OFFSET)).any()):
             told = (
                 f"More than {_FLOAT32_OFFSET:.0e} standard deviations from zero: {labels(far)}. float32 has no "
                 "digits left there. Subtract an offset in float64."
@@ -419,8 +419,9 @@ class AutoencoderEstimator(
 
         def on_step(attempt: int, step: Step) -> bool:
             def attributes() -> dict[str, Any]:
-                model = problem.model(step.following, step.log_weights, step.encoder)
-                return {"model_": model, "n_iter_": step.iteration} | self._aside(step.following, problem)
+                params, log_weights = step.following.clone(), step.log_weights.clone()
+                model = problem.model(params, log_weights, step.encoder)
+                return {"model_": model, "n_iter_": step.iteration} | self._aside(params, problem)
 
             return task(attempt, attributes)
 

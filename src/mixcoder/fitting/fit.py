@@ -197,18 +197,21 @@ def fit(
     for attempt in range(n_init):
         try:
             params, log_weights = starts(attempt)
-            result = alternate(
-                problem,
-                params,
-                log_weights,
-                encoder,
-                max_iter=budget.max_iter,
-                stop=budget.stop,
-                accelerate=budget.accelerate,
-                monotone=budget.monotone,
-                on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
-                keep_on_interrupt=budget.keep_on_interrupt,
-            )
+            # Nothing here is differentiated either. What leaves may be, and so leaves as a clone.
+            with torch.inference_mode():
+                result = alternate(
+                    problem,
+                    params,
+                    log_weights,
+                    encoder,
+                    max_iter=budget.max_iter,
+                    stop=budget.stop,
+                    accelerate=budget.accelerate,
+                    monotone=budget.monotone,
+                    on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
+                    keep_on_interrupt=budget.keep_on_interrupt,
+                )
+            result = result.clone()
         except KeyboardInterrupt:
             if not budget.keep_on_interrupt or best is None:
                 raise

@@ -44,10 +44,9 @@ class Frame:
         A feature of zero spread takes the common scale. ``common_scale`` gives all features one scale
         (what rotations and round balls need).
         """
-        root_mean_square = float(_safe_norm(std)) / math.sqrt(max(1, std.shape[0]))
-        common = _power_of_two(torch.full_like(std, root_mean_square or 1.0))
-        own = _power_of_two(torch.where(std > 0, std, torch.full_like(std, root_mean_square or 1.0)))
-        return cls(mean, common if common_scale else own)
+        common = float(_safe_norm(std)) / math.sqrt(max(1, std.shape[0])) or 1.0
+        spread = torch.full_like(std, common) if common_scale else torch.where(std > 0, std, common)
+        return cls(mean, _power_of_two(spread))
 
     @property
     def is_identity(self) -> bool:
@@ -77,7 +76,9 @@ class Frame:
             # of the scaled numbers is, bit for bit, the scaled difference.
             torch.addcmul(change.offset, x, change.scale, out=out)
         elif x.dtype == torch.float32 and out.dtype == torch.float64:
-            out.copy_(x).sub_(change.near).mul_(change.scale)  # torch.sub would round to float32 before it widens
+            out.copy_(x).sub_(change.near).mul_(
+                change.scale
+            )  # torch.sub would round to float32 before it widens
         else:
             torch.sub(x, change.near, out=out).mul_(change.scale)
         return out if change.rest is None else out.sub_(change.rest)
@@ -147,5 +148,5 @@ def _power_of_two(std: Tensor) -> Tensor:
 
 def _safe_norm(x: Tensor) -> Tensor:
     """Return the Euclidean norm without overflow or underflow of the squares."""
-    largest = x.abs().max() if x.numel() else torch.zeros((), dtype=x.dtype)
-    return torch.linalg.vector_norm(x / largest) * largest if float(largest) > 0 else largest
+    largest = float(x.abs().max()) if x.numel() else 0.0
+    return torch.linalg.vector_norm(x / largest) * largest if largest > 0 else x.new_zeros(())
