@@ -10,7 +10,30 @@ import sklearn
 import torch
 
 TARGET = Path(__file__).parent / "RESULTS.md"
-ORDER = ("em", "fit", "bayes", "kmeans", "starts", "memory", "fashion", "missing")
+ORDER = (
+    "em",
+    "fit",
+    "bayes",
+    "kmeans",
+    "starts",
+    "selection",
+    "annealing",
+    "annealing-fashion",
+    "annealing-em",
+    "memory",
+    "scale-memory",
+    "scale-workers",
+    "scale-kills",
+    "subspaces-starts",
+    "subspaces-faces",
+    "fashion",
+    "fashion-likelihood",
+    "embedding",
+    "missing",
+    "sensing",
+    "sensing-speed",
+    "sensing-images",
+)
 
 
 def write_sections(written: dict[str, str]) -> None:
@@ -27,6 +50,13 @@ def write_sections(written: dict[str, str]) -> None:
     )
     body = "".join(f"<!-- section {name} -->\n{parts[name].strip()}\n\n" for name in ORDER if name in parts)
     TARGET.write_text(head + body.rstrip() + "\n")
+
+
+def section(name: str) -> str:
+    """Return a section as it stands, empty where there is none."""
+    old = TARGET.read_text() if TARGET.exists() else ""
+    parts = dict(part.split(" -->\n", 1) for part in old.split("<!-- section ")[1:])
+    return parts.get(name, "")
 
 
 def processor() -> str:

@@ -44,7 +44,7 @@ from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
 from mixcoder.fitting import em
 from mixcoder.objectives import free_energy
 from mixcoder.ops.gaussian import LOG_2PI, safe_means
-from mixcoder.sources import Block, Source, TensorSource
+from mixcoder.sources import Source, TensorSource
 from mixcoder.statistics import Moments, Statistics
 
 CHECKS: dict[str, Callable[[], None]] = {}
@@ -619,14 +619,16 @@ class LosesTheRemainder(TensorSource):
 
 
 class ShiftsTheWeights(TensorSource):
-    def _block(self, read, start, stop):
-        block = super()._block(read, start, stop)
-        return block if block.weights is None else Block(block.x, self.weights.roll(1)[start:stop], start)
+    def _weights(self, start, stop):
+        return None if self.weights is None else self.weights.roll(1)[start:stop]
 
 
 class StartsAtZero(TensorSource):
-    def _block(self, read, start, stop):
-        return replace(super()._block(read, start, stop), start=0)
+    def map_reduce(self, function, block_rows):
+        return super().map_reduce(lambda block: function(replace(block, start=0)), block_rows)
+
+    def map_rows(self, function, block_rows):
+        super().map_rows(lambda block: function(replace(block, start=0)), block_rows)
 
 
 class AddsByThread(TensorSource):

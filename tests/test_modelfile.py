@@ -488,7 +488,7 @@ def test_a_newer_format_is_told_from_damage(tmp_path, monkeypatch):
     path = tmp_path / "m"
     with monkeypatch.context() as future:
         future.setattr(modelfile, "FORMAT_VERSION", 3)
-        future.setattr(modelfile, "_library_version", lambda: "2.7")
+        future.setattr(modelfile, "library_version", lambda: "2.7")
         modelfile.write(path, "demo", NEW, {})
     with pytest.raises(UnsupportedVersionError, match=r"format version 3.*reads up to 1.*mixcoder '2\.7'"):
         modelfile.read(path)

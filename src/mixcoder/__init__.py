@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 # Importing torch and scikit-learn takes a second; a name is imported when it is first used.
 _HOMES = {
     "BayesianGaussianMixture": "mixcoder.estimators",
+    "EmbeddedMixture": "mixcoder.estimators",
     "FactorAnalyzerMixture": "mixcoder.estimators",
     "GaussianMixture": "mixcoder.estimators",
     "KMeans": "mixcoder.estimators",
@@ -17,13 +18,29 @@ _HOMES = {
     "ModelAverage": "mixcoder.estimators",
     "PPCAMixture": "mixcoder.estimators",
     "ParametricEmbedding": "mixcoder.estimators",
+    "SubspaceMixture": "mixcoder.estimators",
+    "engine": "mixcoder.engines",
+    "fit_patches": "mixcoder.estimators",
     "load": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
+    "select": "mixcoder.estimators",
+    "stability": "mixcoder.estimators",
 }
-_MODULES = ("checks", "components", "encoders", "errors", "estimators", "objectives", "sensing")
+_MODULES = (
+    "checks",
+    "components",
+    "encoders",
+    "errors",
+    "estimators",
+    "objectives",
+    "plot",
+    "selection",
+    "sensing",
+)
 
 __all__ = [
     "BayesianGaussianMixture",
+    "EmbeddedMixture",
     "FactorAnalyzerMixture",
     "GaussianMixture",
     "KMeans",
@@ -32,22 +49,31 @@ __all__ = [
     "ModelAverage",
     "PPCAMixture",
     "ParametricEmbedding",
+    "SubspaceMixture",
     "__version__",
     "components",
     "encoders",
+    "engine",
     "errors",
     "estimators",
+    "fit_patches",
     "load",
     "objectives",
     "open_blocks",
+    "plot",
+    "select",
+    "selection",
     "sensing",
+    "stability",
 ]
 
 if TYPE_CHECKING:
-    from mixcoder import components, encoders, errors, estimators, objectives, sensing
+    from mixcoder import components, encoders, errors, estimators, objectives, plot, selection, sensing
     from mixcoder.autoencoder import MixtureAutoencoder
+    from mixcoder.engines import engine
     from mixcoder.estimators import (
         BayesianGaussianMixture,
+        EmbeddedMixture,
         FactorAnalyzerMixture,
         GaussianMixture,
         KMeans,
@@ -55,7 +81,11 @@ if TYPE_CHECKING:
         ModelAverage,
         ParametricEmbedding,
         PPCAMixture,
+        SubspaceMixture,
+        fit_patches,
         load,
+        select,
+        stability,
     )
     from mixcoder.sources import open_blocks
 

@@ -44,7 +44,7 @@ def block_rows(n_components: int, width: int, itemsize: int) -> int:
     return max(fewest, 1 << min(15, rows.bit_length() - 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MixtureAutoencoder:
     r"""A mixture :math:`p(x) = \sum_k \pi_k\, p(x|k)` with the rule that encodes its rows.
 
@@ -84,6 +84,12 @@ class MixtureAutoencoder:
                 f"{self.params.n_components} components."
             )
 
+    def __repr__(self) -> str:
+        return (
+            f"MixtureAutoencoder of {self.n_components} {type(self.family).__name__} components on {self.n_features} "
+            f"features, encoded by {type(self.encoder).__name__}"
+        )
+
     @property
     def n_components(self) -> int:
         """Number of components, K."""
@@ -102,7 +108,7 @@ class MixtureAutoencoder:
     @property
     def is_hard(self) -> bool:
         """Whether rows are coded by one component each."""
-        return isinstance(self.encoder, Argmax)
+        return isinstance(self.encoder.at(0), Argmax)  # the end of a schedule of temperatures may be hard
 
     def to(self, device: torch.device) -> Self:
         """Return the model on another device."""

@@ -10,6 +10,8 @@ estimators stay scikit-learn's own.
     |   `-- DataChangedError                the rows are no longer those that were read first
     |-- FitError (ValueError)               the fit
     |-- EngineError (RuntimeError)          where the fit runs
+    |   |-- EngineLostError                 the scheduler is gone
+    |   `-- EngineStalledError              nothing has ended for too long
     `-- ModelFileError (ValueError)         the file
         |-- CorruptModelError               damaged, or not a model file
         |-- UnsupportedVersionError         written in a newer format
@@ -30,7 +32,10 @@ __all__ = [
     "DegenerateFeatureWarning",
     "EmptyRowWarning",
     "EngineError",
+    "EngineLostError",
+    "EngineStalledError",
     "FitError",
+    "MissingCodeWarning",
     "MixcoderError",
     "ModelFileError",
     "OverfitWarning",
@@ -64,6 +69,14 @@ class EngineError(MixcoderError, RuntimeError):
     """Raised when the workers, not the data, fail: none left, out of memory, no answer in time."""
 
 
+class EngineLostError(EngineError):
+    """Raised when the one who hands out the work is gone; a checkpoint is what a fit can go on from."""
+
+
+class EngineStalledError(EngineError):
+    """Raised when no job of a fit has ended for longer than ``stall_timeout``, also at a second try."""
+
+
 class ModelFileError(MixcoderError, ValueError):
     """Base of the reasons to refuse a model file; one that cannot be opened raises ``OSError`` instead."""
 
@@ -86,6 +99,10 @@ class DegenerateComponentWarning(UserWarning):
 
 class DegenerateFeatureWarning(UserWarning):
     """Issued when a column carries no information (it is constant, or copies another); names the columns."""
+
+
+class MissingCodeWarning(UserWarning):
+    """Issued when the embedded code of a row does not exist: its objective still rises at infinity; names the rows."""
 
 
 class PrecisionWarning(UserWarning):

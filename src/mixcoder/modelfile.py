@@ -37,7 +37,16 @@ from numpy.typing import NDArray
 
 from mixcoder.errors import CorruptModelError, ModelFileError, UnsupportedVersionError
 
-__all__ = ["FORMAT_VERSION", "MAX_BYTES", "MIGRATIONS", "ModelFile", "inspect", "read", "write"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MAX_BYTES",
+    "MIGRATIONS",
+    "ModelFile",
+    "inspect",
+    "library_version",
+    "read",
+    "write",
+]
 
 FORMAT_VERSION: Final = 1
 
@@ -313,7 +322,7 @@ def _pack(kind: str, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
         "format": "mixcoder",
         "format_version": str(FORMAT_VERSION),
         "kind": kind,
-        "library_version": _library_version(),
+        "library_version": library_version(),
         "metadata": _canonical(_encode(dict(metadata), "metadata")),
     }
     envelope["sha256"] = _digest(envelope, entries)
@@ -449,7 +458,8 @@ def _check_name(name: object, what: str) -> None:
         raise ValueError(f"The {what} {name!r} cannot be stored: it is empty, reserved, or half a character.")
 
 
-def _library_version() -> str:
+def library_version() -> str:
+    """Return the version of this package."""
     from importlib import metadata  # slow to import, and only a save needs it
 
     try:
@@ -480,7 +490,7 @@ def _open(path: str | os.PathLike[str], max_bytes: int) -> tuple[dict[str, str],
     if version > FORMAT_VERSION:
         needed = envelope.get("library_version")
         message = (
-            f"{os.fspath(path)} has format version {version}, and this mixcoder ({_library_version()}) reads up to "
+            f"{os.fspath(path)} has format version {version}, and this mixcoder ({library_version()}) reads up to "
             f"{FORMAT_VERSION}. It was written by mixcoder {needed!r}: upgrade to that version or a later one."
         )
         raise UnsupportedVersionError(message)

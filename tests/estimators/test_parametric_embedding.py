@@ -10,7 +10,9 @@ from sklearn.datasets import load_iris
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import mixcoder
 from mixcoder import GaussianMixture
+from mixcoder.errors import UnknownModelError
 from mixcoder.estimators import ParametricEmbedding
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -63,3 +65,108 @@ def test_a_fitted_mixture_gives_the_probabilities():
 def test_without_absorber_and_prior_no_map_is_promised(log_probabilities):
     with pytest.raises(ValueError, match="keep a small prior"):
         ParametricEmbedding(prior=0.0).fit(log_probabilities)
+
+
+def test_the_end_is_a_maximum_in_codes_and_anchors(log_probabilities):
+    fitted = ParametricEmbedding(tol=1e-12).fit(log_probabilities)
+    assert fitted.converged_
+    assert fitted.gradient_norm_ < 1e-8
+    # Recomputed from the definition, and no step in any direction goes up.
+    a = np.exp(log_probabilities - log_probabilities.max(1, keepdims=True))
+    a /= a.sum(1, keepdims=True)
+
+    def total(v, w):
+        logits = -((v[:, None] - w) ** 2).sum(2)
+        log_q = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        return (a * log_q).sum() - 0.01 * (v**2).sum() - 0.01 * (w**2).sum()
+
+    v, w = fitted.embedding_, fitted.anchors_
+    best = total(v, w)
+    assert best / len(v) == pytest.approx(fitted.history_[-1], abs=1e-10)
+    generator = np.random.default_rng(1)
+    for size in (1e-4, 1e-2):
+        for _ in range(20):
+            assert total(v + size * generator.standard_normal(v.shape), w) < best
+            # Below the maximum over the codes, too, but for turns, along which nothing changes.
+            assert total(v, w + size * generator.standard_normal(w.shape)) < best + 1e-12
+
+
+def test_newton_needs_few_steps_a_row_and_many_rows_begin_with_some(log_probabilities):
+    many = np.tile(log_probabilities, (60, 1)) + 0.1 * np.random.default_rng(2).standard_normal((10800, 6))
+    fitted = ParametricEmbedding().fit(many)
+    assert np.median(fitted.n_newton_steps_) <= 6
+    # The first rows have done most of the work before all of them are asked.
+    alone = ParametricEmbedding(max_iter=1).fit(many[:300])
+    assert fitted.history_[-1] - fitted.history_[0] < 0.1 * (fitted.history_[-1] - alone.history_[0])
+    assert all(after >= before for before, after in itertools.pairwise(fitted.history_))
+    alone = ParametricEmbedding(tol=1e-12).fit(many)
+    assert alone.gradient_norm_ < 1e-8
+
+
+@pytest.mark.parametrize(
+    "settings", [{"kernel": "distance"}, {"kernel": "sphere"}, {"kernel": "sphere", "absorber": 1.0}]
+)
+def test_other_kernels_never_fall_either(log_probabilities, settings):
+    fitted = ParametricEmbedding(max_iter=20, **settings).fit(log_probabilities)
+    assert len(fitted.history_) > 2
+    assert all(after >= before for before, after in itertools.pairwise(fitted.history_))
+    if settings["kernel"] == "sphere":
+        np.testing.assert_allclose((fitted.embedding_**2).sum(1), 1)
+
+
+def test_the_data_of_a_picture(log_probabilities):
+    fitted = ParametricEmbedding(absorber=0.5).fit(log_probabilities)
+    picture = fitted.embedding_map(log_probabilities)
+    np.testing.assert_array_equal(picture.codes, fitted.embedding_)
+    near = np.exp(-((fitted.embedding_[:, None] - fitted.anchors_) ** 2).sum(2))
+    np.testing.assert_allclose(picture.absorber_share, 0.5 / (0.5 + near.sum(1)))
+    np.testing.assert_array_equal(picture.labels, near.argmax(1))
+    assert picture.exists.all()
+
+
+@pytest.mark.parametrize("kind", ["none", "mixture", "frozen"])
+def test_a_saved_map_places_rows_where_it_did(log_probabilities, tmp_path, kind):
+    rows = log_probabilities if kind == "none" else load_iris().data
+    model = None if kind == "none" else GaussianMixture(3, random_state=0).fit(rows)
+    model = FrozenEstimator(model) if kind == "frozen" else model
+    fitted = ParametricEmbedding(model=model, absorber=0.1).fit(rows)
+    digest = fitted.save(tmp_path / "map.mixcoder")
+    same = mixcoder.load(tmp_path / "map.mixcoder", expected_sha256=digest)
+    np.testing.assert_array_equal(same.transform(rows), fitted.transform(rows))
+    np.testing.assert_array_equal(same.embedding_, fitted.embedding_)
+    np.testing.assert_array_equal(same.anchors_, fitted.anchors_)
+    assert same.history_ == fitted.history_
+    assert same.absorber == 0.1
+    assert type(same.model) is type(model)
+
+
+def test_a_map_of_a_model_that_no_file_can_hold_says_so(tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    data = load_iris()
+    fitted = ParametricEmbedding(model=LogisticRegression(max_iter=1000).fit(data.data, data.target)).fit(
+        data.data
+    )
+    with pytest.raises(UnknownModelError, match="LogisticRegression is not one of"):
+        fitted.save(tmp_path / "map.mixcoder")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"absorber": -1.0}, "absorber"),
+        ({"alpha": -1.0}, "alpha \\+ beta > 0"),
+        ({"kernel": "cubic"}, "kernel"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(log_probabilities, settings, message):
+    with pytest.raises(ValueError, match=message):
+        ParametricEmbedding(**settings).fit(log_probabilities)
+
+
+def test_hard_probabilities_and_equal_columns_stay_finite():
+    hard = np.where(np.eye(4)[np.arange(40) % 4] == 1, 0.0, -1e4)
+    for X in (hard, np.zeros((40, 4))):
+        fitted = ParametricEmbedding().fit(X)
+        assert np.isfinite(fitted.embedding_).all()
+        assert np.isfinite(fitted.anchors_).all()

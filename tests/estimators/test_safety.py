@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -911,6 +912,32 @@ def test_verbose_tells_the_course_of_the_fit_and_silence_is_the_default(name, ca
         nats = "nats" if name == "Bayes" else "nats per row"
         assert f"iteration {model.n_iter_}: bound {model.lower_bound_:.6f} {nats}\n" in told
         assert "iteration 1:" not in told or model.n_iter_ == 1
+
+
+def test_a_verbose_fit_tells_its_bound_while_it_runs(capsys):
+    told = []
+
+    class Listener:
+        def setup(self, estimator, context): ...
+        def teardown(self, estimator, context): ...
+        def on_fit_task_begin(self, estimator, context): ...
+        def on_fit_task_end(self, estimator, context):
+            if context.task_name == "iteration":
+                told.append(capsys.readouterr().out)
+
+    settings = {"tol": 0.0, "max_iter": 6, "acceleration": "none", "random_state": 0}
+    model = GaussianMixture(2, verbose=1, verbose_interval=2, **settings).set_callbacks(Listener())
+    with pytest.warns(UserWarning, match="did not converge"):
+        model.fit(
+            np.random.default_rng(0).uniform(size=(200, 2))
+        )  # no clusters: no fit settles in six iterations
+    lines = [
+        re.findall(r"start 1, iteration (\d+): bound (\S+) nats per row, \S+ rows a second", part)
+        for part in told
+    ]
+    seen = {int(i): float(bound) for part in lines for i, bound in part}
+    assert list(seen) == [2, 4, 6]
+    assert all(seen[i] == pytest.approx(model.history_["bound"][i - 1], abs=1e-6) for i in seen)
 
 
 def test_the_history_tells_what_happened():

@@ -12,6 +12,7 @@ from mixcoder import (
     KMeans,
     Mixture,
     PPCAMixture,
+    SubspaceMixture,
 )
 from mixcoder.components import PPCA, FactorAnalyzer, GaussianTiedSpherical, StudentT
 from mixcoder.encoders import Argmax, Tempered
@@ -63,6 +64,11 @@ MIXTURES = [
     PPCAMixture(2, 1),
     PPCAMixture(2, 1, temperature=0.0, min_variance=0.1),
     FactorAnalyzerMixture(2, 1),
+    PPCAMixture(2, 1, noise="shared"),
+    PPCAMixture(2, "auto", shrinkage=0.1),
+    FactorAnalyzerMixture(2, 1, noise="shared", shrinkage=0.1),
+    SubspaceMixture(2, 1),
+    SubspaceMixture(2, "auto", n_init=2),
 ]
 
 

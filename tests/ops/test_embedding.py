@@ -271,11 +271,11 @@ def test_a_plain_code_moves_with_its_anchors_and_an_absorbed_one_does_not():
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
-    from mixcoder.ops import embedding
+    from mixcoder.ops.embedding import encode
 
     w, a, kernel = normal(5, 2, seed=46), simplex(101, 5, 47), KERNELS["both"]
     whole, exact = encode_embedded(a, w, kernel), encode_exact(a.log(), w, kernel)
-    monkeypatch.setattr(embedding, "_BLOCK_NUMBERS", 130)
+    monkeypatch.setattr(encode, "_BLOCK_NUMBERS", 130)
     torch.testing.assert_close(encode_embedded(a, w, kernel).codes, whole.codes, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(encode_exact(a.log(), w, kernel).codes, exact.codes, rtol=1e-8, atol=1e-9)
 
@@ -412,3 +412,35 @@ def test_single_precision_ends_at_its_own_rounding():
     torch.testing.assert_close(
         found.codes.double(), encode_embedded(a, w, KERNELS["third"]).codes, rtol=1e-4, atol=1e-4
     )
+
+
+# Anchors
+
+
+@confining
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_curvature_in_the_anchors_is_that_of_codes_that_follow_them(kernel, weighted):
+    n, k, e = 25, 4, 2
+    w, a = normal(k, e, seed=58), simplex(n, k, 59)
+    weights = torch.rand(n, generator=torch.Generator().manual_seed(60), dtype=F64) if weighted else None
+
+    def slope(at: Tensor) -> Tensor:
+        codes = encode_embedded(a, at, kernel, tol=1e-13).codes
+        return kernel.anchor_gradient(codes, at, a, weights).flatten()
+
+    step = 1e-5
+    by_differences = torch.stack(
+        [
+            (slope(w - move) - slope(w + move)) / (2 * step)
+            for move in step * torch.eye(k * e, dtype=F64).view(-1, k, e)
+        ]
+    )
+    codes = encode_embedded(a, w, kernel, tol=1e-13).codes
+    formula = kernel.anchor_curvature(codes, w, a, weights)
+    torch.testing.assert_close(formula, by_differences, rtol=1e-6, atol=1e-6)
+    if not weighted:
+        ones = torch.ones(n, dtype=F64)
+        torch.testing.assert_close(kernel.anchor_curvature(codes, w, a, ones), formula)
+        torch.testing.assert_close(
+            kernel.anchor_gradient(codes, w, a, ones), kernel.anchor_gradient(codes, w, a)
+        )

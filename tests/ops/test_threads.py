@@ -32,6 +32,23 @@ def test_results_come_in_order_whoever_is_first(n_threads):
     assert list(map_in_order(slow_first, [], n_threads)) == []
 
 
+def test_jobs_of_jobs_do_not_wait_for_each_other():
+    """As many jobs as threads, each with jobs of its own: nobody would be left to do them."""
+    met = threading.Barrier(2)
+
+    def outer(job):
+        met.wait(10)  # both threads are taken
+        return sum(map_in_order(lambda inner: 10 * job + inner, range(5), 2))
+
+    results: list[list[int]] = []
+    asking = threading.Thread(
+        target=lambda: results.append(list(map_in_order(outer, range(2), 2))), daemon=True
+    )
+    asking.start()
+    asking.join(20)
+    assert results == [[10, 60]]
+
+
 def test_only_a_few_results_wait():
     started, release = [], threading.Event()
 

@@ -6,10 +6,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.sparse
 import torch
 
-from mixcoder.sensing import GaussianRandom, Matrix, Physics, Rows, SciPyOperator, as_operator
+from mixcoder.sensing import (
+    Blur,
+    Composition,
+    Downsampling,
+    GaussianRandom,
+    Matrix,
+    Physics,
+    Rows,
+    SciPyOperator,
+    as_operator,
+    inpainting,
+)
 
 WEIGHTS = torch.arange(12, dtype=torch.float64).reshape(3, 4) - 5
 
@@ -26,7 +38,14 @@ def blur() -> SimpleNamespace:
     return SimpleNamespace(A=forward, A_adjoint=back)
 
 
+KERNEL = torch.tensor([[0.1, 0.5, 0.2], [0.0, -0.3, 0.7]], dtype=torch.float64)
+
 OPERATORS = {
+    "inpainting": inpainting(torch.tensor([[True, False, True], [False, True, True]]), n_channels=2),
+    "blur": Blur(KERNEL, (2, 5, 4)),
+    "gaussian blur": Blur.gaussian(1.0, (7, 7)),
+    "downsampling": Downsampling(2, (3, 4, 6)),
+    "composition": Composition((Rows.of([0, 3], 4), Downsampling(2, (4, 4)), Blur(KERNEL, (4, 4)))),
     "matrix": Matrix(WEIGHTS),
     "random": GaussianRandom(3, 5, seed=1),
     "rows": Rows.of([3, 0, 3], 4),
@@ -62,6 +81,19 @@ def test_adjoint_test_finds_a_wrong_adjoint():
     assert Physics.of(physics, (1, 3, 3)).adjoint_test(torch.Generator().manual_seed(0)) > 1e-2
 
 
+def test_blur_is_a_circular_convolution():
+    image = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blurred = Blur(KERNEL, (5, 6)).apply(image.reshape(1, -1)).reshape(5, 6)
+    expected = torch.as_tensor(scipy.ndimage.convolve(image.numpy(), KERNEL.numpy(), mode="wrap"))
+    torch.testing.assert_close(blurred, expected)
+
+
+def test_a_composition_is_a_product_of_matrices():
+    parts = OPERATORS["composition"].parts
+    product = parts[0].matrix() @ parts[1].matrix() @ parts[2].matrix()
+    torch.testing.assert_close(OPERATORS["composition"].matrix(), product)
+
+
 def test_one_seed_gives_one_matrix():
     assert torch.equal(GaussianRandom(4, 6, seed=3).matrix(), GaussianRandom(4, 6, seed=3).matrix())
     assert not torch.equal(GaussianRandom(4, 6, seed=3).matrix(), GaussianRandom(4, 6, seed=4).matrix())
@@ -82,6 +114,14 @@ def test_as_operator_takes_matrices_and_linear_operators():
         (lambda: Rows.of([0, 4], 4), r"0\.\.3, got 4"),
         (lambda: Rows(torch.tensor([True, False]), 2), "Rows.observed"),
         (lambda: GaussianRandom(0, 3), "at least one measurement"),
+        (lambda: inpainting(torch.ones(2, 2)), r"bool of shape \(height, width\)"),
+        (lambda: Blur(KERNEL, (1, 4)), r"larger than the image"),
+        (lambda: Blur(KERNEL * torch.nan, (4, 4)), "finite"),
+        (lambda: Blur.gaussian(0.0, (4, 4)), "std must be positive"),
+        (lambda: Blur(KERNEL, (4,)), "height, width"),
+        (lambda: Downsampling(2, (4, 5)), "multiples of factor=2"),
+        (lambda: Composition(()), "at least one"),
+        (lambda: Composition((Matrix(WEIGHTS), Matrix(WEIGHTS))), "sees 4 features cannot follow"),
         (lambda: as_operator(blur()), "Physics.of"),
         (lambda: as_operator("H"), "LinearOperator"),
         (lambda: as_operator(np.array([["a"]])), "LinearOperator"),

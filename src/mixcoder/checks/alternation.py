@@ -125,6 +125,10 @@ def the_bound_travels_inside_the_sums(pair: Pair) -> None:
         code = pair.encoder.encode(log_joint)
         bound = pair.encoder.bound(log_joint, code) + problem.frame.log_scale
         expected = float(bound.sum() if weights is None else weights @ bound)
+        sums = problem.family.statistics(params, z, code, weights)
+        log_prior = problem.family.log_prior(params, sums)
+        if log_prior is not None:
+            expected += float(log_prior.sum())
         require(
             abs(float(totals.bound) - expected) <= 1e-8 * (2500 + abs(expected)),
             f"the pass adds the bound up to {float(totals.bound):.12g}, row by row it is {expected:.12g}",
@@ -134,7 +138,6 @@ def the_bound_travels_inside_the_sums(pair: Pair) -> None:
             abs(float(totals.weight) - weight) <= 1e-9 * weight,
             f"weight is {float(totals.weight)}, not {weight}",
         )
-        sums = problem.family.statistics(params, z, code, weights)
         require_same_sums(totals.statistics, sums, 1e-9, "statistics of a pass")
 
 

@@ -127,11 +127,13 @@ class Case:
         return params
 
     def objective(self, params: Params, x: Tensor, code: Code, weights: Tensor | None = None) -> float:
-        """Return sum_nk w_n u_nk log p(x_n | k), what ``maximize`` raises."""
+        """Return sum_nk w_n u_nk log p(x_n | k) and the log-prior of the parameters, what ``maximize`` raises."""
         log_likelihood = self.family.log_likelihood(params, x)
         dense = code.dense(x.dtype) if isinstance(code, HardCode) else code
         terms = torch.where(dense > 0, dense * log_likelihood, 0.0).sum(1)
-        return float(terms.sum() if weights is None else weights @ terms)
+        total = terms.sum() if weights is None else weights @ terms
+        log_prior = self.family.log_prior(params, self.family.statistics(params, x, dense.clone(), weights))
+        return float(total if log_prior is None else total + log_prior.sum())
 
 
 def require(condition: bool, message: str) -> None:

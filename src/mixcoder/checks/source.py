@@ -214,6 +214,7 @@ def source_checks(
         have one.
     """
     found: list[Any] = discover(sources, Source) if source_factories is None else source_factories  # type: ignore[type-abstract]
+    found = [entry for entry in found if not hasattr(entry, "available") or entry.available()]
     for factory in (getattr(entry, "holding", entry) for entry in found):
         for check in _checks(factory):
             yield check.name, check

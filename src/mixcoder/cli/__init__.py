@@ -5,6 +5,7 @@
     mixcoder decode MODEL CODES codes -> rows               mixcoder doctor          versions, threads, devices
     mixcoder score MODEL DATA   rows -> log-densities       mixcoder demo            all of it on real images
     mixcoder sample MODEL       model -> rows               mixcoder reproduce       the note's claims, recomputed
+    mixcoder report DATA        rows -> a page to read
 
 Results go to stdout, everything else to stderr. Nothing heavier than click is imported before a command needs it, so
 ``mixcoder --help`` starts at once; a test holds this.

@@ -9,6 +9,7 @@ from mixcoder.cli import outputs
 from mixcoder.cli.console import align, count, emit, number, progress
 from mixcoder.cli.options import (
     debug_option,
+    engine_options,
     force_option,
     json_option,
     quiet_option,
@@ -22,7 +23,7 @@ COVARIANCES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical
 
 
 @click.command("fit", short_help="Rows to a model file.")
-@click.argument("data", metavar="DATA")
+@click.argument("data", metavar="DATA...", nargs=-1, required=True)
 @click.option("-k", "--components", type=click.IntRange(min=1), required=True, help="How many components.")
 @click.option(
     "--model",
@@ -46,13 +47,28 @@ COVARIANCES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical
 @click.option(
     "--weights", metavar="COLUMN", help="The column that says how much each row counts; it is not fitted."
 )
+@click.option(
+    "--checkpoint",
+    metavar="FILE",
+    help="Where the state of the fit goes, so that it can go on after a crash.",
+)
+@click.option(
+    "--checkpoint-every",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.0),
+    default=60.0,
+    show_default=True,
+    help="How often.",
+)
+@click.option("--resume", is_flag=True, help="Go on from --checkpoint, where there is one.")
+@engine_options
 @reading_options
 @json_option
 @force_option
 @quiet_option
 @debug_option
 def command(
-    data: str,
+    data: tuple[str, ...],
     components: int,
     model: str,
     covariance: str | None,
@@ -63,6 +79,12 @@ def command(
     n_init: int | None,
     temperature: float | None,
     weights: str | None,
+    checkpoint: str | None,
+    checkpoint_every: float,
+    resume: bool,
+    engine: str,
+    workers: int | None,
+    scheduler: str | None,
     columns: tuple[str, ...] | None,
     header: bool | None,
     key: str | None,
@@ -70,12 +92,16 @@ def command(
     force: bool,
     quiet: bool,
 ) -> None:
-    """Fit a mixture to the rows of DATA, print a summary and save the model."""
+    """Fit a mixture to the rows of DATA, print a summary and save the model.
+
+    Several files, a folder or a quoted pattern ("day-*.parquet") of NPY or Parquet files are read block by block, and
+    may be larger than memory.
+    """
     if out == "-":
         raise click.UsageError("a model goes to a file: give --out a name.")
-    target = outputs.claim(out, force=force, inputs=(data,))
+    target = outputs.claim(out, force=force, inputs=data)
 
-    from mixcoder.cli import models, tables
+    from mixcoder.cli import models, streams, tables
 
     settings = {
         "covariance_type": covariance,
@@ -86,28 +112,44 @@ def command(
         "temperature": temperature,
     }
     estimator = models.build(model, components, settings)
-    table, sample_weight = _read(tables.open_table(data, key=key, header=header), columns, weights)
-    tables.require_finite(table, allow_missing=models.allows_missing(estimator))
-    _require_rows(table, components)
+    if resume and checkpoint is None:
+        raise click.UsageError("--resume needs --checkpoint FILE, the state to go on from.")
+    if streams.are_streamed(data):
+        rows = streams.open_rows(data, columns, weights=weights, header=header, key=key)
+        sample_weight, n_rows, told = None, rows.n_rows, streams.shown(data)
+        names = tuple(rows.names or (f"x{j}" for j in range(rows.n_features)))
+        named = False  # the source has brought its names itself
+    else:
+        table, sample_weight = _read(tables.open_table(data[0], key=key, header=header), columns, weights)
+        tables.require_finite(table, allow_missing=models.allows_missing(estimator))
+        rows, n_rows, told, names, named = (
+            table.values,
+            len(table.values),
+            table.path,
+            table.columns,
+            table.named,
+        )
+    _require_rows(told, n_rows, components)
 
     start = time.perf_counter()
-    task = f"fitting {count(components, 'component')} to {count(len(table.values), 'row')}"
-    with progress(task, quiet=quiet), models.about(table.path):
-        estimator.fit(table.values, sample_weight=sample_weight)
+    task = f"fitting {count(components, 'component')} to {count(n_rows, 'row')}"
+    state = {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every, "resume": resume}
+    with progress(task, quiet=quiet), models.about(told), streams.engine_of(engine, workers, scheduler):
+        estimator.fit(rows, sample_weight=sample_weight, **state)
     seconds = time.perf_counter() - start
-    if table.named:
+    if named:
         # What scikit-learn does with a data frame's names; the rows travel as an array, without pandas.
         import numpy as np
 
-        estimator.feature_names_in_ = np.asarray(table.columns, dtype=object)
+        estimator.feature_names_in_ = np.asarray(names, dtype=object)
 
     with outputs.replace_atomically(target, force=force) as draft:
         estimator.save(draft)
     record = {
-        "data": table.path,
-        "rows": len(table.values),
-        "n_columns": len(table.columns),
-        "columns": list(table.columns),
+        "data": told,
+        "rows": n_rows,
+        "n_columns": len(names),
+        "columns": list(names),
         "model": model,
         "estimator": type(estimator).__name__,
         "covariance": estimator.get_params().get("covariance_type"),
@@ -116,7 +158,7 @@ def command(
         "seconds": seconds,
         "out": click.format_filename(out),
         "bytes": target.stat().st_size,
-        **summarise(estimator, table.values, sample_weight),
+        **summarise(estimator, rows, sample_weight),
     }
     emit("mixcoder.fit/1", record, _text(record), as_json=as_json)
 
@@ -133,7 +175,8 @@ def summarise(model: Any, rows: Any, sample_weight: Any = None) -> dict[str, Any
     else:
         shares = np.bincount(model.labels_, weights=sample_weight, minlength=n_components(model))
         shares = shares / shares.sum()
-    total = len(rows) if sample_weight is None else float(np.sum(sample_weight))
+    n_rows = rows.n_rows if hasattr(rows, "n_rows") else len(rows)
+    total = n_rows if sample_weight is None else float(np.sum(sample_weight))
     return {
         "bound_per_row": float(model.lower_bound_) if density else None,
         "inertia_per_row": None if density else float(model.inertia_) / total,
@@ -172,13 +215,13 @@ def _read(source: Any, columns: tuple[str, ...] | None, weights: str | None) -> 
     return table, counts
 
 
-def _require_rows(table: Any, components: int) -> None:
+def _require_rows(path: str, n_rows: int, components: int) -> None:
     from mixcoder.errors import DataError
 
-    if len(table.values) < max(2, components):
+    if n_rows < max(2, components):
         needed = count(max(2, components), "row")
         raise DataError(
-            f"{table.path} has {count(len(table.values), 'row')}, but {count(components, 'component')} "
+            f"{path} has {count(n_rows, 'row')}, but {count(components, 'component')} "
             f"need at least {needed}: use a smaller -k."
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import click
@@ -20,7 +21,9 @@ __all__ = [
     "has_density",
     "load",
     "n_components",
+    "names_of",
     "rows_for",
+    "without_names",
 ]
 
 
@@ -146,6 +149,19 @@ def rows_for(model: Any, source: TableFile, columns: Sequence[str] | None) -> Ta
         raise _wrong_width(table.path, table.values.shape[1], model)
     require_finite(table, allow_missing=allows_missing(model))
     return table
+
+
+def names_of(model: Any) -> list[str] | None:
+    """The names of the columns that a model was fitted to, where they had any."""
+    names = getattr(model, "feature_names_in_", None)
+    return None if names is None else [str(name) for name in names]
+
+
+def without_names(model: Any) -> Any:
+    """The same model, to be asked about arrays whose columns have been chosen."""
+    other = copy(model)
+    vars(other).pop("feature_names_in_", None)
+    return other
 
 
 def _wrong_width(path: str, width: int, model: Any) -> DataError:

@@ -9,6 +9,7 @@ import click
 __all__ = [
     "columns_option",
     "debug_option",
+    "engine_options",
     "force_option",
     "header_option",
     "json_option",
@@ -70,3 +71,20 @@ def out_option(required: bool, help: str) -> Callable[[Any], Any]:
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--columns``, ``--header``, ``--key``: how to read a table."""
     return columns_option(header_option(key_option(command)))
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--engine``, ``--workers``, ``--scheduler``: who adds up the sums of a fit."""
+    kinds = click.Choice(["threads", "serial", "processes", "dask"])
+    engine = click.option(
+        "--engine",
+        type=kinds,
+        default="threads",
+        show_default=True,
+        help="Who computes; the model is the same.",
+    )
+    workers = click.option("--workers", type=click.IntRange(min=1), help="Processes of --engine processes.")
+    scheduler = click.option(
+        "--scheduler", metavar="ADDRESS", help="Of --engine dask, as in tcp://host:8786."
+    )
+    return engine(workers(scheduler(command)))

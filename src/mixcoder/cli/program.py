@@ -25,6 +25,7 @@ COMMANDS = (
     "score",
     "sample",
     "impute",
+    "report",
     "inspect",
     "check",
     "doctor",

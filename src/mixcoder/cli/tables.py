@@ -46,6 +46,7 @@ __all__ = [
     "open_table",
     "physical_memory",
     "require_finite",
+    "text_out",
     "write_table",
 ]
 
@@ -712,7 +713,7 @@ def write_table(
         case ".parquet":
             _write_parquet(path, table, names)
         case ".csv" | ".tsv" | ".csv.gz" | ".tsv.gz":
-            with _text_out(path, gzipped=kind.endswith(".gz")) as text:
+            with text_out(path, gzipped=kind.endswith(".gz")) as text:
                 _write_csv(text, table, names, "\t" if kind.startswith(".tsv") else ",")
         case _:
             raise DataError(f"{_show(str(path))}: the extension must be one of {', '.join(EXTENSIONS)}.")
@@ -728,7 +729,8 @@ def _write_csv(stream: TextIO, table: np.ndarray, names: Sequence[str], delimite
 
 
 @contextmanager
-def _text_out(path: str | Path, *, gzipped: bool) -> Iterator[TextIO]:
+def text_out(path: str | Path, *, gzipped: bool) -> Iterator[TextIO]:
+    """A text file to write to, gzipped or not."""
     with open(path, "wb") as raw:
         # No name and no time in the gzip header: the same rows give the same file.
         stream: Any = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if gzipped else raw

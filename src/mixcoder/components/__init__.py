@@ -16,6 +16,7 @@ from mixcoder.components.poisson import Poisson
 from mixcoder.components.ppca import PPCA
 from mixcoder.components.product import Product
 from mixcoder.components.student_t import StudentT
+from mixcoder.components.subspace import Subspace
 from mixcoder.components.von_mises_fisher import VonMisesFisher
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "Poisson",
     "Product",
     "StudentT",
+    "Subspace",
     "VonMisesFisher",
 ]

@@ -174,9 +174,23 @@ class Family(ABC, Generic[P, S]):
         """Return the rows as points among which Euclidean distances mean something, shape (n, e)."""
         return x
 
+    @property
+    def seeding_rank(self) -> int | None:
+        """Dimension of the planes that a fit may begin with; ``None`` where components are around points."""
+        return None
+
     def pooled(self, x: Tensor, weights: Tensor | None = None) -> Tensor | None:
         """Return the sums that no code weighs, computed once a fit; ``None`` where there are none."""
         del x, weights
+        return None
+
+    def log_prior(self, params: P, statistics: S) -> Tensor | None:
+        """Return what ``maximize`` adds to the bound for the parameters alone, shape (k,), in the unit of the sums.
+
+        ``None`` where it is nothing. It may depend on sums that no code changes: the weight of the rows, their
+        variance.
+        """
+        del params, statistics
         return None
 
     def collapsed(self, params: P, variances: Tensor) -> Tensor | None:

@@ -13,6 +13,7 @@ from mixcoder._typing import Code, HardCode
 from mixcoder.components.base import Family, Kernel, Params, PassSetting, decode_means
 from mixcoder.components.observed import Observed
 from mixcoder.components.observed_low_rank import LatentSums, ObservedLowRank
+from mixcoder.components.ppca import blended, require_noise
 from mixcoder.errors import DataError
 from mixcoder.ops import low_rank
 from mixcoder.ops.frame import Frame
@@ -31,7 +32,7 @@ class FactorAnalyzerParams(Params):
     loadings : Tensor, shape (k, d, q)
         W; a rotation of the latent axes changes nothing.
     noise_variances : Tensor, shape (k, d)
-        The diagonal of Psi.
+        The diagonal of Psi; all rows equal where it is shared.
     """
 
     means: Tensor
@@ -57,6 +58,8 @@ class FactorAnalyzerStatistics(Statistics):
         Sum of r x E[z]'.
     products : Tensor, shape (k, d(d+1)/2), optional
         Sum of the packed r x x', only in the first M-step.
+    pooled : Tensor, shape (g, d), optional
+        Sum of x^2, which no code weighs, where components share their noise.
     """
 
     counts: Tensor
@@ -66,6 +69,7 @@ class FactorAnalyzerStatistics(Statistics):
     latent_products: Tensor | None = None
     cross_products: Tensor | None = None
     products: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 @final
@@ -90,12 +94,23 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
 
     Parameters
     ----------
-    n_latent : int
-        q, at least one and less than the number of features. Beyond Ledermann's bound,
+    n_latent : int or tuple of int
+        q, at least one and less than the number of features; or one a component. Beyond Ledermann's bound,
         (d - q)^2 < d + q, several parameters have one density.
     min_variance : float
         Smallest noise variance of a column, as a fraction of its variance over all rows: where a factor would
         explain a column entirely (a Heywood case), the noise stops there. The step is exact under this constraint.
+    noise : {"component", "shared"}
+        Whether each component has its own Psi, or all have one:
+        :math:`\Psi = \tfrac1N \sum_k N_k\, \mathrm{diag}(C_{k,xx} - W_kW_k')`.
+    shrinkage : float
+        Strength of a prior on the noise: each component is given the noise variances of its own rows and of
+        ``shrinkage`` times an average component's rows more, whose noise variances are those v of the columns. With N
+        rows the bound then has the log-prior
+
+        .. math:: -\tfrac12\, \mathrm{shrinkage}\, \tfrac NK \sum_{kd} [\log \Psi_{kd} + v_d / \Psi_{kd}],
+
+        inverse gamma, and no component gains by shrinking to a row or to a few.
 
     Examples
     --------
@@ -110,16 +125,17 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
     (1998), "Parameter expansion to accelerate EM: the PX-EM algorithm".
     """
 
-    n_latent: int
+    n_latent: int | tuple[int, ...]
     min_variance: float = 1e-6
+    noise: str = "component"
+    shrinkage: float = 0.0
 
     geometry: ClassVar[str] = "units"
     marginalizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         low_rank.require_whole(self.n_latent)
-        if not self.min_variance > 0:
-            raise ValueError(f"min_variance must be positive, got {self.min_variance!r}.")
+        require_noise(self.min_variance, self.noise, self.shrinkage)
 
     def in_domain(self, lowest: Tensor, highest: Tensor) -> Self:
         """Return the family itself, once there are more features than latent axes."""
@@ -130,6 +146,11 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
             raise DataError(str(error)) from None
         return self
 
+    @property
+    def seeding_rank(self) -> int:
+        """The largest rank: a plane of too many directions tells more than one of too few."""
+        return low_rank.largest_rank(self.n_latent)
+
     def width(self, n_features: int) -> int:
         """Return 1 + d + d(d+1)/2, the sums of the first M-step: they are what memory must hold."""
         return 1 + n_features + n_features * (n_features + 1) // 2
@@ -137,6 +158,13 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
     def log_likelihood(self, params: FactorAnalyzerParams, x: Tensor) -> Tensor:
         """Return the log-density through the latent means, shape (n, k)."""
         return low_rank.log_density(x, params.means, params.loadings, params.noise_variances)
+
+    def pooled(self, x: Tensor, weights: Tensor | None = None) -> Tensor | None:
+        """Return the sum of x^2 where components share their noise, shape (1, d)."""
+        if self.noise == "component":
+            return None
+        squares = x.double().square()
+        return (squares.sum(0) if weights is None else weights.double() @ squares)[None]
 
     def statistics(
         self, params: FactorAnalyzerParams | None, x: Tensor, code: Code, weights: Tensor | None = None
@@ -149,7 +177,9 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
         squares = (dense.T @ x.square()).double()
         if params is None:
             counts, sums = class_scatters(x, dense)
-            return FactorAnalyzerStatistics(counts, sums[:, :d], squares, products=sums[:, d:])
+            return FactorAnalyzerStatistics(
+                counts, sums[:, :d], squares, products=sums[:, d:], pooled=self.pooled(x, weights)
+            )
         counts = dense.sum(0, dtype=torch.float64)
         projections, factors = low_rank.posterior(params.loadings, params.noise_variances)
         z = low_rank.latent_means(x, params.means, projections)  # (n, k, q)
@@ -158,7 +188,13 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
         products = products + counts[:, None, None] * torch.cholesky_inverse(factors)
         cross = torch.stack([x.T @ weighted[:, k] for k in range(len(counts))])  # (k, d, q)
         return FactorAnalyzerStatistics(
-            counts, (dense.T @ x).double(), squares, weighted.sum(0).double(), products, cross.double()
+            counts,
+            (dense.T @ x).double(),
+            squares,
+            weighted.sum(0).double(),
+            products,
+            cross.double(),
+            pooled=self.pooled(x, weights),
         )
 
     def maximize(
@@ -167,24 +203,35 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
         """Return means, the loadings that the latent moments ask for, and what they leave of the variances."""
         counts, first = statistics.counts, statistics.sums
         low_rank.require_rank("FactorAnalyzer", self.n_latent, first.shape[1])
+        low_rank.axis_mask(self.n_latent, len(counts))  # one rank a component, or an error
         means = safe_means(counts, first)
-        overall = total_variances(counts, first, statistics.squares.sum(0))
-        floor = variance_floor(overall if reference is None else reference, self.min_variance)
+        overall = self._overall(statistics, reference)
+        floor = variance_floor(overall, self.min_variance)
         total = counts.clamp_min(EMPTY)
         variances = statistics.squares / total[:, None] - means.square()
         if statistics.products is None:
             loadings, found = _regressed(statistics, means, total)
-            noise = torch.maximum(variances - loadings.square().sum(2), floor)
+            noise = variances - loadings.square().sum(2)
         else:
             covariances = unpack(statistics.products, first.shape[1]) / total[:, None, None]
             covariances = covariances - means[:, :, None] * means[:, None, :]
             loadings, noise = self._principal(covariances, torch.maximum(variances, floor))
-            noise, found = torch.maximum(noise, floor), counts > EMPTY
-        empty = ~found | (counts <= EMPTY)
-        if bool(empty.any()):
-            ball_loadings, ball_noise = self._spread(torch.maximum(overall, floor))
-            loadings = torch.where(empty[:, None, None], ball_loadings, loadings)
-            noise = torch.where(empty[:, None], torch.maximum(ball_noise, floor), noise)
+            found = torch.ones_like(counts, dtype=torch.bool)
+        found = found & (counts > EMPTY)
+        couples = self.noise == "shared" or self.shrinkage > 0
+        if couples:
+            shares = torch.where(found, counts / counts.mean(), 0.0)
+            rows = torch.where(found[:, None], shares[:, None] * noise, 0.0) + self.shrinkage * overall
+            noise = blended(rows, shares + self.shrinkage, statistics.pooled)
+        noise = torch.maximum(noise, floor)
+        if not bool(found.all()):
+            # Half of a variance is noise, the other half belongs to the latent axes in turn; with none, no EM step
+            # would ever find any.
+            half = 0.5 * torch.maximum(overall, floor)
+            axes = low_rank.even_axes(half, self.n_latent, len(counts))
+            loadings = torch.where(found[:, None, None], loadings, axes)
+            if not couples:
+                noise = torch.where(found[:, None], noise, torch.maximum(half, floor))
         return FactorAnalyzerParams(means, loadings, noise)
 
     def decode(self, params: FactorAnalyzerParams, code: Code) -> Tensor:
@@ -195,7 +242,8 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
         """Return the rows with missing entries integrated out."""
 
         def to_statistics(sums: LatentSums) -> FactorAnalyzerStatistics:
-            return FactorAnalyzerStatistics(*sums)
+            pooled = None if self.noise == "component" else sums.squares.sum(0)[None]
+            return FactorAnalyzerStatistics(*sums, pooled=pooled)
 
         return ObservedLowRank.of(self, params, x, params.noise_variances, to_statistics)
 
@@ -208,19 +256,37 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
         """Return mu_k + W_k z + Psi_k^(1/2) e, z and e standard normal."""
         return low_rank.draw(params.means, params.loadings, params.noise_variances, index, generator)
 
+    def log_prior(
+        self,
+        params: FactorAnalyzerParams,
+        statistics: FactorAnalyzerStatistics,
+        reference: Tensor | None = None,
+    ) -> Tensor | None:
+        """Return the log-prior of the noise of each component, up to a constant, shape (k,)."""
+        if not self.shrinkage:
+            return None
+        overall = self._overall(statistics, reference)
+        rows, noise = self.shrinkage * statistics.counts.mean(), params.noise_variances
+        return -0.5 * rows * (noise.log() + overall / noise).sum(1)
+
+    def projections(self, params: FactorAnalyzerParams) -> Tensor:
+        """Return M^-1 W' Psi^-1, what turns a row less the mean into its latent mean, shape (k, q, d)."""
+        return low_rank.posterior(params.loadings, params.noise_variances)[0]
+
     def latent_means(self, params: FactorAnalyzerParams, x: Tensor) -> Tensor:
         """Return E[z | x_n, k], shape (n, k, q)."""
-        projections, _ = low_rank.posterior(params.loadings, params.noise_variances)
-        return low_rank.latent_means(x, params.means, projections)
+        return low_rank.latent_means(x, params.means, self.projections(params))
 
     def decode_latent(self, params: FactorAnalyzerParams, index: Tensor, z: Tensor) -> Tensor:
         """Return the row of each code (k, z), mu_k + W_k z_n, shape (n, d)."""
         return low_rank.decode_latent(params.means, params.loadings, index, z)
 
     def n_parameters(self, params: FactorAnalyzerParams) -> int:
-        """Return k (2d + dq - q(q-1)/2): a rotation of z changes nothing."""
-        k, d, q = params.loadings.shape
-        return k * (2 * d + d * q - q * (q - 1) // 2)
+        """Return k (2d + dq - q(q-1)/2), or one Psi for all: a rotation of z changes nothing."""
+        k, d, _ = params.loadings.shape
+        return (
+            k * d + low_rank.n_free_loadings(self.n_latent, k, d) + (d if self.noise == "shared" else k * d)
+        )
 
     def frame(self, mean: Tensor, std: Tensor) -> Frame:
         """Return centred rows of a spread near one."""
@@ -239,6 +305,12 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
         wide = not largest * torch.finfo(setting.dtype).eps <= setting.tolerance
         return super().kernel(params, log_weights, replace(setting, dtype=torch.float64) if wide else setting)
 
+    def _overall(self, statistics: FactorAnalyzerStatistics, reference: Tensor | None) -> Tensor:
+        """Return the variance of each feature over all rows; ``reference`` where it is given."""
+        if reference is not None:
+            return reference
+        return total_variances(statistics.counts, statistics.sums, statistics.squares.sum(0))
+
     def _principal(self, covariances: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
         """Return loadings and noise of PPCA in units of each column's standard deviation."""
         stds = variances.sqrt()
@@ -247,20 +319,9 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
         loadings, noise = low_rank.principal_axes(correlations, self.n_latent, least)
         return loadings * stds[:, :, None], noise[:, None] * variances
 
-    def _spread(self, variances: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loadings (d, q) and noise (d,) of a component without rows: half of each variance is noise.
-
-        The other half belongs to the latent axes in turn; with none, no EM step would ever find any.
-        """
-        d, half = len(variances), 0.5 * variances
-        axes = torch.arange(d, device=variances.device) % self.n_latent
-        loadings = variances.new_zeros(d, self.n_latent)
-        loadings[torch.arange(d, device=variances.device), axes] = half.sqrt()
-        return loadings, half
-
     @classmethod
     def examples(cls) -> Sequence[tuple[Self, FactorAnalyzerParams]]:
-        """Return two lines in four dimensions, and two planes in six.
+        """Return two lines in four dimensions, two planes in six, and a line and a plane with one noise in six.
 
         The components lie along their own axes, so that a code that mixes them up leaves noise in every column too:
         at a Heywood case an EM step moves the noise towards its floor only as one over the number of steps.
@@ -280,9 +341,11 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
         noise = torch.tensor(
             [[0.3, 0.2, 0.4, 0.25, 0.35, 0.3], [0.25, 0.4, 0.2, 0.3, 0.3, 0.4]], dtype=torch.float64
         )
+        mixed = planes * torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]], dtype=torch.float64)
         return [
             (cls(1), FactorAnalyzerParams(means[:, :4], lines, noise[:, :4])),
             (cls(2), FactorAnalyzerParams(means, planes, noise)),
+            (cls((1, 2), noise="shared", shrinkage=0.002), FactorAnalyzerParams(means, mixed, noise[[0, 0]])),
         ]
 
 

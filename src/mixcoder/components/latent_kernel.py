@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
 from mixcoder.components.base import Family, Kernel, PassSetting
-from mixcoder.ops import low_rank
-from mixcoder.ops.gaussian import EMPTY, LOG_2PI, safe_means
+from mixcoder.ops.gaussian import EMPTY, safe_means
 from mixcoder.ops.products import product
 from mixcoder.statistics import Statistics
-
-if TYPE_CHECKING:
-    from mixcoder.components.ppca import PPCAParams
 
 # A responsibility below this changes no sum of a block beyond the rounding of its largest term.
 _NEGLIGIBLE = {torch.float32: 1e-9, torch.float64: 1e-18}
@@ -44,6 +40,8 @@ class LatentMoments(Statistics):
         Sum of r E[t t'].
     cross_products : Tensor, shape (k, q, d)
         Sum of r E[t] x'.
+    pooled : Tensor, shape (g, 1), optional
+        Sum of |x|^2, which no code weighs, where components share their noise.
     """
 
     counts: Tensor
@@ -52,17 +50,35 @@ class LatentMoments(Statistics):
     latent_sums: Tensor
     latent_products: Tensor
     cross_products: Tensor
+    pooled: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class LatentKernel(Kernel["PPCAParams", LatentMoments]):
-    r"""The pass through standardised latent axes.
+class RoundPlanes:
+    r"""Densities of planes with round noise.
 
-    With :math:`M_k = I + W_k'W_k/s_k^2 = L_kL_k'` and :math:`B_k = L_k^{-1}W_k'/s_k^2`,
+    .. math:: -2\log p(x|k) = |x-\mu_k|^2/s_k^2 - |B_k(x-\mu_k)|^2 + c_k
 
-    .. math::
-        t_{nk} = B_k(x_n-\mu_k), \qquad
-        (x-\mu)'(WW'+s^2I)^{-1}(x-\mu) = |x-\mu|^2/s^2 - |t|^2, \qquad t\,|\,x,k \sim N(t_{nk}, I),
+    Parameters
+    ----------
+    noise_variances : Tensor, shape (k,)
+        s^2.
+    axes : Tensor, shape (k, q, d)
+        B.
+    constants : Tensor, shape (k,)
+        c.
+    """
+
+    noise_variances: Tensor
+    axes: Tensor
+    constants: Tensor
+
+
+@dataclass(frozen=True)
+class LatentKernel(Kernel[Any, LatentMoments]):
+    r"""The pass through latent axes.
+
+    .. math:: t_{nk} = B_k(x_n-\mu_k), \qquad -2\log p(x|k) = |x-\mu_k|^2/s_k^2 - |t|^2 + c_k,
 
     so that one product of the rows with all B_k and mu_k gives every log-density, and one product of the t with the
     rows every sum: 4 n k d q operations.
@@ -75,36 +91,35 @@ class LatentKernel(Kernel["PPCAParams", LatentMoments]):
         B_k mu_k.
     halves : Tensor, shape (k,)
         1 / (2 s_k^2).
-    constants : Tensor, shape (k,)
+    offsets : Tensor, shape (k,)
         What is left of the log-joint.
+    unit : bool
+        Whether t has variance one given x, or is known.
     """
 
     directions: Tensor
     shifts: Tensor
     halves: Tensor
-    constants: Tensor
+    offsets: Tensor
+    unit: bool
 
     @classmethod
     def of(
         cls,
         family: Family[Any, Any],
-        params: PPCAParams,
+        params: Any,
+        planes: RoundPlanes,
         log_weights: Tensor,
         setting: PassSetting,
         dtype: torch.dtype,
+        *,
+        unit: bool,
     ) -> LatentKernel:
         """Return the pass of given parameters in a dtype."""
-        means, noise = params.means, params.noise_variances[:, None]
-        d = means.shape[1]
-        _, factors = low_rank.posterior(params.loadings, noise)
-        axes = torch.linalg.solve_triangular(
-            factors, params.loadings.mT / noise[:, :, None], upper=False
-        )  # (k, q, d)
-        directions = torch.cat([means / noise, axes.flatten(0, 1)])
-        shifts = (axes @ means[:, :, None]).flatten()
-        constants = log_weights - 0.5 * (
-            low_rank.log_det(noise, factors, d) + d * LOG_2PI + (means.square() / noise).sum(1)
-        )
+        means, noise = params.means, planes.noise_variances[:, None]
+        directions = torch.cat([means / noise, planes.axes.flatten(0, 1)])
+        shifts = (planes.axes @ means[:, :, None]).flatten()
+        offsets = log_weights - 0.5 * (planes.constants + (means.square() / noise).sum(1))
         return cls(
             family,
             params,
@@ -113,20 +128,26 @@ class LatentKernel(Kernel["PPCAParams", LatentMoments]):
             setting.workspace,
             directions.to(dtype),
             shifts.to(dtype),
-            0.5 / params.noise_variances,
-            constants,
+            0.5 / planes.noise_variances,
+            offsets,
+            unit,
         )
 
     @staticmethod
-    def rounding(params: PPCAParams, dtype: torch.dtype) -> float:
+    def rounding(means: Tensor, reach: Tensor, noise_variances: Tensor, dtype: torch.dtype) -> float:
         """Return the error in nats to expect of the arithmetic in a dtype, on a typical row of each component.
 
         A row of another component is far below it in log-density, and errs by the same share. Roundings of either
         sign add up like their root mean square (Higham & Mary 2019): those of the products to about a quarter of a
         unit of the square norm that the axes take away from (measured on images).
+
+        Parameters
+        ----------
+        reach : Tensor, shape (k,)
+            Mean square distance of a component's rows from its mean, the noise left out.
         """
-        norms = 2 * params.means.square().sum(1) + params.loadings.square().sum((1, 2))
-        return 0.25 * 0.5 * torch.finfo(dtype).eps * float((norms / params.noise_variances).amax())
+        norms = 2 * means.square().sum(1) + reach
+        return 0.25 * 0.5 * torch.finfo(dtype).eps * float((norms / noise_variances).amax())
 
     def log_joint(self, rows: Tensor) -> Tensor:
         """Return log pi_k + log p(x_n | k), shape (n, k)."""
@@ -137,7 +158,7 @@ class LatentKernel(Kernel["PPCAParams", LatentMoments]):
         out = self.workspace.take("latent scores", n, k, self.dtype, rows.device)
         torch.sum(squares.view(n, k, -1), 2, out=out)
         # Three large numbers whose difference is small: they meet in float64.
-        exact = out.double().mul_(0.5).add_(scores).add_(self.constants)
+        exact = out.double().mul_(0.5).add_(scores).add_(self.offsets)
         torch.addcmul(exact, norms[:, None], self.halves[None], value=-1.0, out=exact)
         return exact if self.dtype == torch.float64 else out.copy_(exact)
 
@@ -152,7 +173,7 @@ class LatentKernel(Kernel["PPCAParams", LatentMoments]):
         self.workspace.keep("latent", None)
         if isinstance(code, Tensor) and weights is not None:
             code = code.mul_(weights.to(code.dtype)[:, None])
-        return latent_moments(rows, latent, norms, code, weights, unit=True)
+        return latent_moments(rows, latent, norms, code, weights, unit=self.unit)
 
     def _project(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return mu_k'x / s_k^2, shape (n, k), the axes t, shape (n, k q), and |x|^2, shape (n,)."""
@@ -166,7 +187,14 @@ class LatentKernel(Kernel["PPCAParams", LatentMoments]):
 
 
 def latent_moments(
-    rows: Tensor, latent: Tensor, norms: Tensor, code: Code, weights: Tensor | None, *, unit: bool
+    rows: Tensor,
+    latent: Tensor,
+    norms: Tensor,
+    code: Code,
+    weights: Tensor | None,
+    *,
+    unit: bool,
+    pooled: Tensor | None = None,
 ) -> LatentMoments:
     """Return the sums of a block.
 
@@ -182,6 +210,8 @@ def latent_moments(
         Of the rows of a hard code.
     unit : bool
         Whether t has variance one given x, as it has once there are parameters; else it is known.
+    pooled : Tensor, shape (1, 1), optional
+        The family's sums that no code weighs.
     """
     n, d = rows.shape
     if isinstance(code, HardCode):
@@ -227,7 +257,14 @@ def latent_moments(
         products, cross = products.to(rows.device), cross.to(rows.device)
     if unit:
         products = products + counts[:, None, None] * torch.eye(q, dtype=torch.float64, device=rows.device)
-    return LatentMoments(counts, sums, squares, latent_sums, products, cross)
+    return LatentMoments(counts, sums, squares, latent_sums, products, cross, pooled)
+
+
+def latent_covariances(statistics: LatentMoments, means: Tensor) -> Tensor:
+    """Return C_tx, the covariances of the latent axes with the features, shape (k, q, d)."""
+    total = statistics.counts.clamp_min(EMPTY)
+    centres = statistics.latent_sums / total[:, None]
+    return statistics.cross_products / total[:, None, None] - centres[:, :, None] * means[:, None, :]
 
 
 def regressed(statistics: LatentMoments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -253,7 +290,7 @@ def regressed(statistics: LatentMoments) -> tuple[Tensor, Tensor, Tensor, Tensor
         (1e-12 * sizes.amax(1, keepdim=True)).clamp_min(1e-300).expand_as(sizes)
     )
     factors, info = torch.linalg.cholesky_ex(within)
-    cross = statistics.cross_products / total[:, None, None] - centres[:, :, None] * means[:, None, :]
+    cross = latent_covariances(statistics, means)
     loadings = torch.linalg.solve_triangular(factors, cross, upper=False).mT  # (k, d, q)
     trace = statistics.squares / total - means.square().sum(1)
     noise = (trace - loadings.square().sum((1, 2))) / d

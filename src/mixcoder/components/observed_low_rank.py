@@ -141,7 +141,7 @@ class ObservedLowRank(Observed[Statistics]):
     def _packed_moments(self, dense: Tensor) -> Moments:
         k, d, q = self.params.loadings.shape
         missing = (~self.seen).to(dense.dtype)
-        sums = dense.new_empty(k, d + d * (d + 1) // 2)
+        sums, squares = dense.new_empty(k, d + d * (d + 1) // 2), dense.new_zeros(1, 1)
         for i in range(k):
             rows, share = self._filled(i), dense[:, i]
             # Rows of V with V'V = W_b M_a^-1 W_b', weighted: the roots of all rows make one product.
@@ -152,7 +152,9 @@ class ObservedLowRank(Observed[Statistics]):
             second = (rows * share[:, None]).T @ rows + roots.T @ roots
             second.diagonal().add_((share @ missing) * self.noise_variances[i])
             sums[i, :d], sums[i, d:] = share @ rows, pack(second)
-        return Moments(dense.sum(0), sums)
+            squares += second.trace()
+        pools = self.family.row_terms(self.x[:0]) is not None
+        return Moments(dense.sum(0), sums, squares if pools else None)
 
     def expected(self, code: Code) -> Tensor:
         """Return the conditional means, mixed by the code; what is seen stays as it is."""

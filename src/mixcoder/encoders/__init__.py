@@ -1,8 +1,19 @@
 """ENCODERS, one rule a file: how a row picks its components."""
 
+from mixcoder.encoders.annealed import Annealed
 from mixcoder.encoders.argmax import Argmax
 from mixcoder.encoders.base import Encoder
+from mixcoder.encoders.multiplicative import Ascent, contraction_rate, multiplicative_ascent
 from mixcoder.encoders.posterior import Posterior
 from mixcoder.encoders.tempered import Tempered
 
-__all__ = ["Argmax", "Encoder", "Posterior", "Tempered"]
+__all__ = [
+    "Annealed",
+    "Argmax",
+    "Ascent",
+    "Encoder",
+    "Posterior",
+    "Tempered",
+    "contraction_rate",
+    "multiplicative_ascent",
+]

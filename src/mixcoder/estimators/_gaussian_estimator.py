@@ -8,7 +8,6 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 
 from mixcoder.encoders import Posterior
@@ -44,13 +43,13 @@ class GaussianEstimator(DensityEstimator):
 
     def _start_by_init_params(self, problem: Problem) -> Start | Callable[[int], Start] | None:
         how, k = self.init_params, self.n_components
-        if isinstance(how, str) and how == "auto":
+        if isinstance(how, str) and how in ("auto", "annealed"):
             return None
         generator = self._generator()
         if not isinstance(how, str):
             if not callable(how):
                 return code_start(problem, how, k)
-            random_state = check_random_state(self.random_state)
+            random_state = self._random_numbers()
             rows = problem.source.take(torch.arange(problem.source.n_rows))
             shown = rows if self._from_torch else rows.numpy(force=True)
             return lambda attempt: code_start(problem, how(shown, k, random_state), k)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.frozen import FrozenEstimator
 from torch import Tensor
 
 from mixcoder import modelfile
 from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family, Params
-from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
+from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import CorruptModelError, UnknownModelError
 from mixcoder.ops.frame import Frame
 from mixcoder.statistics import Statistics
 
-_ENCODERS: dict[str, type[Encoder]] = {c.__name__: c for c in (Argmax, Posterior, Tempered)}
+_ENCODERS: dict[str, type[Encoder]] = {c.__name__: c for c in (Annealed, Argmax, Posterior, Tempered)}
 
 # Fitted scalars and lists that are not part of the mixture itself, by estimator.
 _DENSITY_STATE = ("converged_", "stop_reason_", "n_iter_", "lower_bound_", "lower_bounds_", "history_")
@@ -33,11 +34,13 @@ _STATE = {
         "mean_precision_prior_",
         "degrees_of_freedom_prior_",
     ),
+    "EmbeddedMixture": ("converged_", "stop_reason_", "n_iter_", "lower_bound_", "history_"),
     "FactorAnalyzerMixture": _DENSITY_STATE,
     "GaussianMixture": _DENSITY_STATE,
     "Mixture": _DENSITY_STATE,
     "PPCAMixture": _DENSITY_STATE,
     "KMeans": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_", "_weight_unit"),
+    "SubspaceMixture": ("converged_", "stop_reason_", "n_iter_", "inertia_", "history_"),
 }
 _ARRAYS = {
     "BayesianGaussianMixture": (
@@ -47,25 +50,37 @@ _ARRAYS = {
         "_mean_prior",
         "_covariance_prior",
     ),
+    "EmbeddedMixture": ("embedding_", "code_exists_", "absorber_share_", "_anchors"),
     "KMeans": ("labels_", "_cluster_counts"),
+    "SubspaceMixture": ("_cluster_counts",),
 }
+_MAP = "ParametricEmbedding"
+_MAP_ARRAYS = ("anchors_", "embedding_", "n_newton_steps_")
+_MAP_STATE = ("history_", "n_iter_", "gradient_norm_", "converged_")
+_INSIDE = "model."
+"""What the names of the arrays of the model within a map begin with."""
+
 _SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture")
 
 
 def _estimators() -> dict[str, type[Any]]:
     from mixcoder.estimators.bayesian_gaussian_mixture import BayesianGaussianMixture
+    from mixcoder.estimators.embedded_mixture import EmbeddedMixture
     from mixcoder.estimators.gaussian_mixture import GaussianMixture
     from mixcoder.estimators.k_means import KMeans
     from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixture
     from mixcoder.estimators.mixture import Mixture
+    from mixcoder.estimators.subspace_mixture import SubspaceMixture
 
     known = (
         BayesianGaussianMixture,
+        EmbeddedMixture,
         FactorAnalyzerMixture,
         GaussianMixture,
         KMeans,
         Mixture,
         PPCAMixture,
+        SubspaceMixture,
     )
     return {c.__name__: c for c in known}
 
@@ -78,10 +93,20 @@ def _families() -> dict[str, type[Family[Any, Any]]]:
 
 def save(estimator: Any, path: Any, *, overwrite: bool = True) -> str:
     """Write a fitted estimator to one file; return the SHA-256 of its content."""
+    arrays, metadata = _pack_map(estimator) if type(estimator).__name__ == _MAP else _pack(estimator)
+    return modelfile.write(path, type(estimator).__name__, arrays, metadata, overwrite=overwrite)
+
+
+def _pack(estimator: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    """Return the arrays and the metadata of a fitted mixture."""
     kind = type(estimator).__name__
     if kind not in _STATE:
         raise UnknownModelError(
             f"{kind} is not one of {sorted(_STATE)}; save an instance of one of these, or pickle it."
+        )
+    if getattr(estimator, "_pending", None) is not None:
+        raise ValueError(
+            "Batches wait for an M-step: call partial_fit with maximize=True before the model is saved."
         )
     model: MixtureAutoencoder = estimator.model_
     arrays: dict[str, np.ndarray[Any, Any]] = {
@@ -97,6 +122,8 @@ def save(estimator: Any, path: Any, *, overwrite: bool = True) -> str:
         else None
     )
     for name in _ARRAYS.get(kind, ()):
+        if not hasattr(estimator, name):
+            continue  # a fit to rows elsewhere keeps no label of each
         value = getattr(estimator, name)
         arrays[f"state.{name}"] = _array(value) if isinstance(value, Tensor) else value
     constructor: dict[str, Any] = {}
@@ -113,7 +140,65 @@ def save(estimator: Any, path: Any, *, overwrite: bool = True) -> str:
         "n_features_in": int(estimator.n_features_in_),
         "feature_names_in": [str(name) for name in getattr(estimator, "feature_names_in_", [])],
     }
-    return modelfile.write(path, kind, arrays, metadata, overwrite=overwrite)
+    return arrays, metadata
+
+
+def _pack_map(estimator: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    """Return the arrays and the metadata of a fitted map, with the model whose probabilities it shows."""
+    arrays = {f"state.{name}": np.asarray(_cpu(getattr(estimator, name))) for name in _MAP_ARRAYS}
+    parameters = estimator.get_params(deep=False)
+    model = parameters.pop("model")
+    frozen = isinstance(model, FrozenEstimator)
+    inner = model.estimator if frozen else model
+    held: dict[str, Any] | None = None
+    if inner is not None:
+        inside, about = _pack(inner)
+        arrays.update({f"{_INSIDE}{name}": array for name, array in inside.items()})
+        held = {"class": type(inner).__name__, "frozen": frozen, "metadata": about}
+    metadata = {
+        "constructor": {name: {"value": _plain(value)} for name, value in parameters.items()},
+        "model": held,
+        "state": {name: _plain(getattr(estimator, name)) for name in _MAP_STATE},
+        "n_features_in": int(estimator.n_features_in_),
+        "feature_names_in": [str(name) for name in getattr(estimator, "feature_names_in_", [])],
+    }
+    return arrays, metadata
+
+
+def _rebuild_map(file: modelfile.ModelFile) -> Any:
+    from mixcoder.estimators.parametric_embedding import ParametricEmbedding
+
+    metadata, model = file.metadata, None
+    held = metadata["model"]
+    if held is not None:
+        known = _estimators()
+        if held["class"] not in known:
+            raise UnknownModelError(f"holds a {held['class']!r}, which is not one of {sorted(known)}")
+        inside = {
+            name.removeprefix(_INSIDE): a for name, a in file.arrays.items() if name.startswith(_INSIDE)
+        }
+        inner = modelfile.ModelFile(kind=held["class"], arrays=inside, metadata=held["metadata"], sha256="")
+        model = _rebuild(known[held["class"]], inner)
+        model = FrozenEstimator(model) if held["frozen"] else model
+    constructor = {name: packed["value"] for name, packed in metadata["constructor"].items()}
+    estimator = ParametricEmbedding(model=model, **constructor)
+    estimator._validate_params()
+    for name in _MAP_ARRAYS:
+        setattr(estimator, name, file.arrays[f"state.{name}"])
+    for name in _MAP_STATE:
+        setattr(estimator, name, metadata["state"][name])
+    if estimator.anchors_.ndim != 2 or estimator.anchors_.shape[1] != estimator.embedding_.shape[1]:
+        raise ValueError("the numbers of axes disagree")
+    if not (np.isfinite(estimator.anchors_).all() and np.isfinite(estimator.embedding_).all()):
+        raise ValueError("a place is not finite")
+    estimator.n_features_in_ = int(metadata["n_features_in"])
+    if metadata["feature_names_in"]:
+        estimator.feature_names_in_ = np.array(metadata["feature_names_in"], dtype=object)
+    return estimator
+
+
+def _cpu(value: Any) -> Any:
+    return _array(value) if isinstance(value, Tensor) else value
 
 
 def load(path: Any, *, expected_sha256: str | None = None) -> Any:
@@ -133,10 +218,12 @@ def load(path: Any, *, expected_sha256: str | None = None) -> Any:
     """
     file = modelfile.read(path, expected_sha256=expected_sha256)
     known = _estimators()
-    if file.kind not in known:
-        raise UnknownModelError(f"{path}: holds a {file.kind!r}, which is not one of {sorted(known)}.")
+    if file.kind not in known and file.kind != _MAP:
+        raise UnknownModelError(
+            f"{path}: holds a {file.kind!r}, which is not one of {sorted([*known, _MAP])}."
+        )
     try:
-        return _rebuild(known[file.kind], file)
+        return _rebuild_map(file) if file.kind == _MAP else _rebuild(known[file.kind], file)
     except UnknownModelError as error:
         raise UnknownModelError(f"{path}: {error}") from error
     except Exception as error:
@@ -194,6 +281,8 @@ def _rebuild(cls: type[Any], file: modelfile.ModelFile) -> Any:
     for name in _STATE[file.kind]:
         setattr(estimator, name, metadata["state"][name])
     for name in _ARRAYS.get(file.kind, ()):
+        if name == "labels_" and f"state.{name}" not in file.arrays:
+            continue
         value = file.arrays[f"state.{name}"]
         setattr(estimator, name, torch.from_numpy(value) if name.startswith("_") else value)
     return estimator
@@ -303,7 +392,10 @@ def _tuples(value: Any) -> Any:
 
 
 def _pack_tensors(
-    value: Params | Statistics, prefix: str, arrays: dict[str, np.ndarray[Any, Any]]
+    value: Params | Statistics,
+    prefix: str,
+    arrays: dict[str, Any],
+    convert: Callable[[Tensor], Any] = _array,
 ) -> dict[str, Any]:
     """Put the tensors of parameters or sums into ``arrays`` and return how to find them again."""
     packed: dict[str, Any] = {}
@@ -311,12 +403,12 @@ def _pack_tensors(
         content, name = getattr(value, entry.name), f"{prefix}.{entry.name}"
         if isinstance(content, tuple):
             packed[entry.name] = [
-                _pack_tensors(part, f"{name}.{place}", arrays) for place, part in enumerate(content)
+                _pack_tensors(part, f"{name}.{place}", arrays, convert) for place, part in enumerate(content)
             ]
         elif content is None:
             packed[entry.name] = "absent"
         else:
-            arrays[name] = _array(content)
+            arrays[name] = convert(content)
             packed[entry.name] = "array"
     return packed
 

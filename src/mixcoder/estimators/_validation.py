@@ -138,24 +138,34 @@ class _NotFinite:
         return replace(self if self.count else other, count=self.count + other.count)
 
 
+@dataclass(frozen=True)
+class _LookForBad:
+    """Counts the values of a block that are infinite, or NaN where no entry may be missing."""
+
+    may_miss: bool
+
+    def __call__(self, block: Block) -> _NotFinite:
+        bad = torch.isinf(block.x) if self.may_miss else ~torch.isfinite(block.x)
+        count = int(bad.sum())
+        if count == 0:
+            return _NotFinite(0)
+        row, column = (int(i) for i in torch.nonzero(bad)[0])
+        return _NotFinite(count, block.start + row, column, bool(block.x[row, column].isnan()))
+
+
 def require_finite(estimator: Any, source: Source, limits: Range) -> None:
     """Raise a DataError that names the first value that is not finite."""
     if limits.finite:
         return
-
-    _refuse(estimator, source, torch.isfinite, "Remove or impute them first.")
+    _refuse(estimator, source, _LookForBad(may_miss=False), "Remove or impute them first.")
 
 
 def require_no_infinity(estimator: Any, source: Source, limits: Range) -> None:
     """Raise a DataError that names the first infinite value of rows that may miss entries."""
     if not (bool(limits.lowest.isneginf().any()) or bool(limits.highest.isposinf().any())):
         return
-    _refuse(
-        estimator,
-        source,
-        lambda x: ~torch.isinf(x),
-        "A missing entry is NaN; any other value must be finite.",
-    )
+    remedy = "A missing entry is NaN; any other value must be finite."
+    _refuse(estimator, source, _LookForBad(may_miss=True), remedy)
 
 
 def require_seen_columns(estimator: Any, limits: Range) -> None:
@@ -168,17 +178,8 @@ def require_seen_columns(estimator: Any, limits: Range) -> None:
         )
 
 
-def _refuse(estimator: Any, source: Source, fine: Callable[[Tensor], Tensor], remedy: str) -> None:
-    """Raise a DataError that counts the values that are not fine and names the first."""
-
-    def look(block: Block) -> _NotFinite:
-        bad = ~fine(block.x)
-        count = int(bad.sum())
-        if count == 0:
-            return _NotFinite(0)
-        row, column = (int(i) for i in torch.nonzero(bad)[0])
-        return _NotFinite(count, block.start + row, column, bool(block.x[row, column].isnan()))
-
+def _refuse(estimator: Any, source: Source, look: _LookForBad, remedy: str) -> None:
+    """Raise a DataError that counts the bad values and names the first."""
     bad = source.map_reduce(look, 1 << 14)
     kind = "NaN" if bad.nan else "infinity or a value too large for its dtype"
     raise DataError(
@@ -203,23 +204,43 @@ def check_domain(
     """Raise a DataError where rows are outside a family's domain; a missing entry is outside of none."""
     if getattr(family_check, "__func__", None) is Family.check_rows:
         return  # a family that takes any numbers: nothing to read the rows for
+    look = _Outside(family_check, limits.incomplete)
+    found = source.map_reduce(look, block_rows)
+    if found.message is None:
+        return
+    if isinstance(source, TensorSource):
+        message = str(look.complaint(source.x))  # once more with all rows: it numbers them from the first
+    else:
+        message = f"In the rows from {source.place(found.start)} on: {found.message}"
+    raise DataError(re.sub(r"column (\d+)", lambda m: label_of(estimator, int(m[1])), message))
 
-    def whole(x: Tensor) -> Tensor:
-        if not limits.incomplete:
-            return x
-        return x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # zero is in every such domain
 
-    for block in source.blocks(block_rows):
-        message = family_check(whole(block.x))
-        if message is None:
-            continue
-        if isinstance(source, TensorSource):
-            message = str(
-                family_check(whole(source.x))
-            )  # once more with all rows: it numbers them from the first
-        else:
-            message = f"In the rows from {source.place(block.start)} on: {message}"
-        raise DataError(re.sub(r"column (\d+)", lambda m: label_of(estimator, int(m[1])), message))
+@dataclass(frozen=True)
+class _Complaint:
+    """What a family says of the first block that it does not take."""
+
+    start: int
+    message: str | None
+
+    def __add__(self, other: _Complaint) -> _Complaint:
+        return self if self.message is not None else other
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """Looks for rows outside a domain."""
+
+    check: Callable[[Tensor], str | None]
+    incomplete: bool
+
+    def __call__(self, block: Block) -> _Complaint:
+        return _Complaint(block.start, self.complaint(block.x))
+
+    def complaint(self, x: Tensor) -> str | None:
+        """Return what the family says of rows."""
+        if self.incomplete:
+            x = x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # zero is in every such domain
+        return self.check(x)
 
 
 def source_of(estimator: Any, source: Source, *, reset: bool, min_rows: int = 1) -> Source:

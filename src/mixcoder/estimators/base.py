@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 import warnings
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -34,6 +36,8 @@ from mixcoder.errors import (
     PrecisionWarning,
 )
 from mixcoder.estimators._callbacks import CallbackSupportMixin, IterationTask
+from mixcoder.estimators._checkpoint import Checkpoint
+from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import (
     check_domain,
     label_of,
@@ -52,7 +56,7 @@ from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import describe
 from mixcoder.fitting.scan import Range, Scan, observed_range, scan_range
 from mixcoder.ops.threads import single_threaded_kernels
-from mixcoder.sources import FileSource, Source, TensorSource
+from mixcoder.sources import DaskSource, FileSource, Source, TensorSource
 
 # Beyond this many standard deviations from zero, float32 has fewer than two digits left for the data.
 _FLOAT32_OFFSET = 1e5
@@ -61,6 +65,9 @@ _FLOAT32_OFFSET = 1e5
 _SIMPLEX_TOLERANCE = 1e-3
 
 _BLOCK = 1 << 14
+
+# Iterations from one line of a verbose fit to the next, where the estimator does not say.
+_VERBOSE_INTERVAL = 10
 
 _ONE_THREAD_NUMBERS = 1e6
 
@@ -87,6 +94,15 @@ class AutoencoderEstimator(
     """
 
     model_: MixtureAutoencoder
+    history_: dict[str, Any]
+
+    # How to store a fit is the caller's business, none that scikit-learn could route metadata to.
+    __metadata_request__fit: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("checkpoint", "checkpoint_every", "resume"), UNUSED
+    )
+    __metadata_request__partial_fit: ClassVar[dict[str, str]] = {"maximize": UNUSED}
+
+    _checkpoint: Checkpoint | None = None  # of the fit that is running
 
     @classmethod
     @cache
@@ -111,6 +127,7 @@ class AutoencoderEstimator(
 
     # What a fitted model answers
 
+    @lazily
     def encode(self, X: Any) -> Any:
         """Return the code of each row.
 
@@ -147,11 +164,13 @@ class AutoencoderEstimator(
         )
         return like_input(rows.to(self._dtype()), code)
 
+    @lazily
     def reconstruct(self, X: Any) -> Any:
         """Return decode(encode(X)), shape (n_samples, n_features), without keeping the codes."""
         model, x = self._asked(X)
         return like_input(model.reconstruct(x), X)
 
+    @lazily
     def predict(self, X: Any) -> Any:
         """Return the most probable component of each row, shape (n_samples,)."""
         model, x = self._asked_rows(X)
@@ -202,6 +221,35 @@ class AutoencoderEstimator(
         check_is_fitted(self)
         return save(self, path, overwrite=overwrite)
 
+    def encode_to(
+        self, X: Any, folder: Any, *, hard: bool = False, overwrite: bool = False
+    ) -> dict[str, Any]:
+        """Write the code of each row to a folder of NPY files, block by block, and return what is in it.
+
+        The folder appears once every part is on the disk, whole, or not at all. Read the codes back, in the order of
+        the rows, with ``mixcoder.open_blocks(folder)``.
+
+        Parameters
+        ----------
+        X : array-like, Source, or Dask array or DataFrame
+            Files give a part each, other rows one for every million.
+        folder : path
+        hard : bool, default=False
+            Whether to write the most probable component, int64, shape (n, 1), also where the codes are soft.
+        overwrite : bool, default=False
+            Whether a folder that this method has written may be replaced.
+
+        Returns
+        -------
+        manifest : dict
+            ``rows``, ``columns``, ``dtype``, and of each part ``file``, ``rows``, ``sha256`` and, for rows of files,
+            ``source``; also in ``manifest.json``.
+        """
+        from mixcoder.estimators._codes import write_codes
+
+        model, source = self._asked_rows(X)
+        return write_codes(model, source, folder, hard=hard or model.is_hard, overwrite=overwrite)
+
     @property
     def _n_features_out(self) -> int:
         return self._fitted().n_components
@@ -230,6 +278,7 @@ class AutoencoderEstimator(
     def _asked_rows(self, X: Any) -> tuple[MixtureAutoencoder, Source]:
         """Return the model, on the device of the rows, and the rows, wherever they live."""
         model = self._fitted()
+        X = rows_anywhere(X)
         if isinstance(X, Source):
             source = source_of(self, X, reset=False)
         else:
@@ -286,7 +335,7 @@ class AutoencoderEstimator(
         weights = weights_of(sample_weight, source)
         if weights is None:
             return source, 1.0
-        if not isinstance(source, FileSource):
+        if not isinstance(source, FileSource | DaskSource):
             raise DataTypeError(f"{type(source).__name__} brings its own weights: leave sample_weight out.")
         unit = unit_of(weights)
         return source.weighted(weights / unit), float(unit)
@@ -346,13 +395,27 @@ class AutoencoderEstimator(
             )
 
     def _generator(self) -> torch.Generator:
-        given: Any = self.random_state  # type: ignore[attr-defined]
+        """Return randomness of the parameter ``random_state``, which a checkpoint may keep."""
+        given = self._seed()
         if isinstance(given, Integral):
             state = _scratch.state
             state.seed(int(given))
         else:
             state = check_random_state(given)
-        return torch.Generator().manual_seed(int(state.randint(np.iinfo(np.int32).max)))
+        generator = torch.Generator().manual_seed(int(state.randint(np.iinfo(np.int32).max)))
+        if self._checkpoint is not None:
+            self._checkpoint.generators.append(generator)
+        return generator
+
+    def _random_numbers(self) -> np.random.RandomState:
+        """Return the same for functions of the user, who know NumPy."""
+        numbers = check_random_state(self._seed())
+        if self._checkpoint is not None:
+            self._checkpoint.generators.append(numbers)
+        return numbers
+
+    def _seed(self) -> Any:
+        return self.random_state if self._checkpoint is None else self._checkpoint.seed  # type: ignore[attr-defined]
 
     def _attribute(self, value: Tensor) -> Any:
         """Return a fitted quantity in the dtype and kind of the training rows."""
@@ -428,10 +491,21 @@ class AutoencoderEstimator(
         del params, problem
         return {}
 
-    def _on_step(self, task: IterationTask, problem: Problem) -> Any:
-        """Return the function that tells callbacks of each step."""
+    def _on_step(self, task: IterationTask, problem: Problem, unit: float = 1.0) -> Any:
+        """Return the function that tells callbacks of each step, and prints every few of them as they happen."""
+        verbose = bool(getattr(self, "verbose", 0))
+        interval = int(getattr(self, "verbose_interval", _VERBOSE_INTERVAL))
+        began, passes = time.perf_counter(), 0
 
         def on_step(attempt: int, step: Step) -> bool:
+            nonlocal passes
+            passes += 1
+            if verbose and step.iteration % interval == 0:
+                rate = problem.source.n_rows * passes / max(time.perf_counter() - began, 1e-9)
+                told = f"  start {attempt + 1}, iteration {step.iteration}: bound {unit * step.bound:.6f}"
+                nats = "nats per row" if unit == 1.0 else "nats"
+                print(f"{told} {nats}, {rate:.3g} rows a second", flush=True)  # noqa: T201
+
             def attributes() -> dict[str, Any]:
                 params, log_weights = step.following.clone(), step.log_weights.clone()
                 model = problem.model(params, log_weights, step.encoder)

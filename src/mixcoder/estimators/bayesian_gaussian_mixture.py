@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from numbers import Real
-from typing import Any, ClassVar
+from numbers import Integral, Real
+from typing import Any, ClassVar, cast
 
 import torch
 from sklearn.utils._param_validation import StrOptions
@@ -17,9 +17,10 @@ from mixcoder.components import Family, Gaussian, Params
 from mixcoder.errors import DataError
 from mixcoder.estimators._gaussian_estimator import ROUNDING_FLOOR, GaussianEstimator
 from mixcoder.estimators._gaussian_parameters import FAMILIES, check_spreads, covariances_of
+from mixcoder.estimators._lazy import lazily
 from mixcoder.estimators._validation import Number, like_input, numbers_of
 from mixcoder.estimators.gaussian_mixture import GaussianMixture
-from mixcoder.fitting.em import Problem
+from mixcoder.fitting.em import FirstSums, Problem, everyone
 from mixcoder.fitting.fit import Start
 from mixcoder.fitting.variational import VariationalProblem
 from mixcoder.ops.frame import Frame
@@ -179,6 +180,9 @@ class BayesianGaussianMixture(GaussianEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **GaussianEstimator._parameter_constraints,
+        "n_components": [
+            Number(Integral, 1, None, closed="left")
+        ],  # components without rows lose their weight
         "covariance_type": [StrOptions(set(_COVARIANCES))],
         "weight_concentration_prior_type": [StrOptions(set(_WEIGHT_PRIORS))],
         "weight_concentration_prior": [None, Number(Real, 0.0, math.inf, closed="neither")],
@@ -320,11 +324,6 @@ class BayesianGaussianMixture(GaussianEstimator):
     def _spread_of_rows(self, problem: Problem, row_weight: float) -> tuple[Tensor, Tensor]:
         """Return the mean of the rows, shape (d,), and their covariance, in working units."""
         gaussian, zero = replace(problem.family, added_variance=0.0), torch.zeros_like(problem.variances)  # type: ignore[type-var]
-
-        def visit(block: Block) -> Moments:
-            rows = problem.frame.apply(block.x.double())
-            return gaussian.statistics(None, rows, rows.new_ones(len(rows), 1), block.weights)  # type: ignore[union-attr]
-
         total = problem.total_weight * row_weight
         relative = 1e-6 if self.reg_covar is None else ROUNDING_FLOOR
         # The posterior of no prior at all, with one row less for the mean.
@@ -336,8 +335,8 @@ class BayesianGaussianMixture(GaussianEstimator):
             scatter=zero.new_zeros(()),
             floor=variance_floor(problem.variances, relative),
         )
-        sums = problem.source.map_reduce(visit, 4096).scaled(row_weight)
-        params = flat.posterior(sums)[0]
+        sums = problem.source.map_reduce(FirstSums(gaussian, problem.frame, everyone), 4096)  # type: ignore[arg-type]
+        params = flat.posterior(cast("Moments", sums.scaled(row_weight)))[0]
         identity = Frame.identity(len(zero), zero.device)
         spread = covariances_of(self.covariance_type, params, identity)
         return params.means[0], spread if self.covariance_type == "tied" else spread[0]
@@ -450,6 +449,7 @@ class BayesianGaussianMixture(GaussianEstimator):
         """Return ``mixture_`` given some features: see :meth:`GaussianMixture.condition`."""
         return self.mixture_.condition(columns, values)
 
+    @lazily
     def log_predictive(self, X: Any) -> Any:
         r"""Return the log-density of each row with the parameters integrated out, shape (n_samples,), in nats.
 
@@ -461,7 +461,7 @@ class BayesianGaussianMixture(GaussianEstimator):
 
         Parameters
         ----------
-        X : array-like, shape (n_samples, n_features), or Source
+        X : array-like, shape (n_samples, n_features), Source, or Dask array or DataFrame
 
         References
         ----------

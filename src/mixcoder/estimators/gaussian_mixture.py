@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
-from mixcoder.encoders import Argmax, Posterior
+from mixcoder.encoders import Annealed, Argmax, Posterior
+from mixcoder.estimators._exchange import from_sklearn, from_torch, to_sklearn, to_torch
 from mixcoder.estimators._gaussian_estimator import ROUNDING_FLOOR, GaussianEstimator
 from mixcoder.estimators._gaussian_parameters import (
     FAMILIES,
@@ -40,7 +41,9 @@ class GaussianMixture(GaussianEstimator):
 
     Parameters
     ----------
-    n_components : int, default=1
+    n_components : int or "auto", default=1
+        "auto" fits one component, two, and so on, until BIC has not improved three times in a row, and keeps the best;
+        see ``selection_`` and, for covariance types too, :func:`mixcoder.select`.
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}, default="full"
     tol : float, default=1e-3
         The fit stops when an EM step changes the mean log-likelihood by less than this, in nats per row.
@@ -50,8 +53,9 @@ class GaussianMixture(GaussianEstimator):
         variance of the data.
     max_iter : int, default=100
     n_init : int, default=1
-    init_params : {"auto", "kmeans", "k-means++", "random", "random_from_data"}, array-like or callable
-        "auto" continues the best of several short fits on some of the rows. "k-means++" and
+    init_params : {"auto", "annealed", "kmeans", "k-means++", "random", "random_from_data"}, array-like or callable
+        "auto" continues the best of several short fits on some of the rows. "annealed" begins with one component
+        at a high temperature, which splits as it cools down to ``temperature``. "k-means++" and
         "random_from_data" begin at chosen rows, each with the covariance of all data. Arrays and callables
         give labels or responsibilities, as ``init`` of :class:`Mixture`.
     weights_init : array-like, shape (n_components,), optional
@@ -61,8 +65,8 @@ class GaussianMixture(GaussianEstimator):
     random_state : int, RandomState or None
     warm_start : bool, default=False
     verbose, verbose_interval : int
-    temperature : float, default=1.0
-        1 is soft EM, 0 hard EM, other values softargmax(1/temperature).
+    temperature : float or Annealed, default=1.0
+        1 is soft EM, 0 hard EM, other values softargmax(1/temperature); a schedule as for :class:`Mixture`.
     acceleration : {"auto", "squarem", "none"}, default="auto"
         "auto" accelerates unless a start is given, so that a given start takes the same steps as
         scikit-learn's.
@@ -104,6 +108,11 @@ class GaussianMixture(GaussianEstimator):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **GaussianEstimator._parameter_constraints,
         "covariance_type": [StrOptions(set(FAMILIES))],
+        "init_params": [
+            StrOptions({"auto", "annealed", "kmeans", "k-means++", "random", "random_from_data"}),
+            "array-like",
+            callable,
+        ],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", Real, None],
@@ -111,7 +120,7 @@ class GaussianMixture(GaussianEstimator):
 
     def __init__(
         self,
-        n_components: int = 1,
+        n_components: int | str = 1,
         *,
         covariance_type: str = "full",
         tol: float = 1e-3,
@@ -126,7 +135,7 @@ class GaussianMixture(GaussianEstimator):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
-        temperature: float = 1.0,
+        temperature: float | Annealed = 1.0,
         acceleration: str = "auto",
         on_interrupt: str = "raise",
         step_exponent: float = 0.6,
@@ -187,6 +196,43 @@ class GaussianMixture(GaussianEstimator):
         estimator.lower_bound_, estimator.lower_bounds_, estimator._sums = float("-inf"), [], None
         return estimator
 
+    # To and from other libraries
+
+    def to_sklearn(self) -> Any:
+        """Return a fitted :class:`sklearn.mixture.GaussianMixture` with these parameters, in float64.
+
+        It has no tied covariances without correlations: "tied_diag" becomes "diag", "tied_spherical" "spherical", each
+        with the same density.
+        """
+        self._fitted()
+        return to_sklearn(self)
+
+    @classmethod
+    def from_sklearn(cls, model: Any) -> Self:
+        """Return a fitted estimator with the parameters of a fitted :class:`sklearn.mixture.GaussianMixture`."""
+        return from_sklearn(cls, model)
+
+    def to_torch(self) -> Any:
+        """Return the density as a :class:`torch.distributions.MixtureSameFamily`, in float64.
+
+        Examples
+        --------
+        >>> from mixcoder import GaussianMixture
+        >>> model = GaussianMixture.from_parameters([1.0], [[0.0]], [[[4.0]]])
+        >>> model.to_torch().stddev.item()
+        2.0
+        """
+        self._fitted()
+        return to_torch(self)
+
+    @classmethod
+    def from_torch(cls, distribution: Any) -> Self:
+        """Return a fitted estimator with the parameters of a :class:`torch.distributions.MixtureSameFamily`.
+
+        Its components are ``MultivariateNormal``, ``LowRankMultivariateNormal`` or ``Independent(Normal, 1)``.
+        """
+        return from_torch(cls, distribution)
+
     # The fit
 
     def _family(self) -> Family[Any, Any]:
@@ -198,6 +244,21 @@ class GaussianMixture(GaussianEstimator):
     @property
     def _exact_maximiser(self) -> bool:
         return not self.reg_covar
+
+    @property
+    def _how_to_begin(self) -> Any:
+        return self.init_params
+
+    def _schedule(self) -> Annealed | None:
+        schedule = super()._schedule()
+        given = [
+            name for name in ("weights", "means", "precisions") if getattr(self, f"{name}_init") is not None
+        ]
+        if schedule is not None and given:
+            raise ValueError(
+                f"An annealed fit begins with one component: leave out {given[0]}_init, or do not anneal."
+            )
+        return schedule
 
     def _given_start(self, problem: Problem) -> Start | Callable[[int], Start] | None:
         k, d = self.n_components, problem.source.n_features
@@ -233,7 +294,7 @@ class GaussianMixture(GaussianEstimator):
             if callable(begun):
                 begun = begun(attempt)
             if begun is None:
-                encoder = encoder_at(float(self.temperature))
+                encoder = encoder_at(self.temperature)
                 begun = found_start(problem, self.n_components, encoder, self._generator())
             params, log_weights = begun
         if precisions is not None:

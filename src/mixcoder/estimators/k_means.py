@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -11,20 +13,24 @@ import torch
 from sklearn.base import ClusterMixin
 from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import GaussianTiedSpherical
-from mixcoder.encoders import Argmax
+from mixcoder.encoders import Annealed, Argmax
 from mixcoder.errors import DataError, DataTypeError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
+from mixcoder.estimators._checkpoint import Checkpoint, checkpointed
+from mixcoder.estimators._exchange import codebook_of
+from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
+from mixcoder.fitting.annealing import AnnealingTrace
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit
 from mixcoder.fitting.kmeans import (
+    annealed_centres,
     kmeans_problem,
     random_centres,
     searched_centres,
@@ -34,8 +40,10 @@ from mixcoder.fitting.kmeans import (
 from mixcoder.fitting.scan import Scan
 from mixcoder.fitting.stream import Stream
 from mixcoder.ops.simplex import log_simplex
-from mixcoder.sources import Block, BlockedSource, Source, TensorSource
-from mixcoder.statistics import Moments
+from mixcoder.sensing import GaussianPrior, GroupedPosterior, posterior
+from mixcoder.sensing import Posterior as Sight
+from mixcoder.sources import Block, BlockedSource, DaskSource, FileSource, Source, TensorSource, is_dask
+from mixcoder.statistics import Moments, Statistics
 
 _FAR = 2.0**600
 
@@ -52,8 +60,11 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
     Parameters
     ----------
     n_clusters : int, default=8
-    init : {"k-means++", "random"}, array-like of shape (n_clusters, n_features), or callable
-        A callable is called as ``init(X, n_clusters, random_state)`` and returns centres.
+    init : {"k-means++", "random", "annealed"}, Annealed, array-like of shape (n_clusters, n_features), or callable
+        "annealed" begins with one centre at a high temperature and splits it as it cools;
+        :class:`mixcoder.encoders.Annealed` is the same with another schedule, whose beta multiplies squared distances
+        and ends in hard codes unless it says otherwise. A callable is called as
+        ``init(X, n_clusters, random_state)`` and returns centres.
     n_init : "auto" or int, default="auto"
         Number of fits; "auto" is 1, or 10 for "random" and callables.
     max_iter : int, default=300
@@ -79,6 +90,8 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
     weights_ : array, shape (n_clusters,)
         Share of the row weights in each cluster, what an entropy coder of the labels uses.
     converged_, stop_reason_, history_, model_ : as for :class:`GaussianMixture`
+        The "annealing" in ``history_`` has beta in one over squared units of the rows, and a free energy in squared
+        units that ends near minus the mean squared distance.
 
     References
     ----------
@@ -96,7 +109,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_clusters": [Number(Integral, 1, None, closed="left")],
-        "init": [StrOptions({"k-means++", "random"}), callable, "array-like"],
+        "init": [StrOptions({"k-means++", "random", "annealed"}), Annealed, callable, "array-like"],
         "n_init": [StrOptions({"auto"}), Number(Integral, 1, None, closed="left")],
         "max_iter": [Number(Integral, 1, None, closed="left")],
         "tol": [Number(Real, 0, None, closed="left")],
@@ -138,24 +151,46 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        checkpoint: Any = None,
+        checkpoint_every: float = 60.0,
+        resume: bool = False,
+    ) -> Self:
         """Cluster the rows.
 
         Parameters
         ----------
-        X : array-like or Tensor, shape (n_samples, n_features), or Source
-            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files.
+        X : array-like or Tensor, shape (n_samples, n_features), Source, or Dask array or DataFrame
+            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files, those of Dask
+            are computed when they are read, and get no ``labels_``.
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
             Non-negative row weights; their scale changes ``inertia_`` only.
+        checkpoint : path, optional
+            File that the state of the fit is written to while it runs, and when it is interrupted (Ctrl-C, SIGTERM);
+            the one before it stays beside it, as ``checkpoint + ".previous"``.
+        checkpoint_every : float, default=60
+            Seconds between two checkpoints; 0 for one after every iteration.
+        resume : bool, default=False
+            Whether to go on from the checkpoint, where there is one. The model is then, to the last bit, that of a
+            fit that was never interrupted. Other rows or other parameters are refused.
 
         Returns
         -------
         self
             If anything fails, the estimator is left exactly as it was.
         """
-        with all_or_nothing(self), few_threads(X):
-            self._fit(X, y, sample_weight)
+        with all_or_nothing(self):
+            X = rows_anywhere(X)
+            with few_threads(X):
+                self._checkpoint = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
+                self._fit(X, y, sample_weight)
+            self.__dict__.pop("_checkpoint", None)
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
@@ -173,8 +208,15 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
             stop=shift_below(problem, float(self.tol) * float(problem.variances.mean())),
             keep_on_interrupt=self.on_interrupt == "keep",
         )
-        result = fit(problem, Argmax(), self._starts(problem), n_init, budget, self._on_step(task, problem))
+        if self._checkpoint is not None:
+            self._checkpoint.open(self, problem, seen)
+        traces: dict[int, AnnealingTrace] = {}
+        starts, on_step = self._starts(problem, traces), self._on_step(task, problem)
+        with checkpointed(self, problem, Argmax()) as (state, keep):
+            result = fit(problem, Argmax(), starts, n_init, budget, on_step, state, keep)
         self._keep(result)
+        if result.attempt in traces:  # not of a start that an earlier process made
+            self.history_["annealing"] = traces[result.attempt].as_dict()
         self._label(source, unit)
         self._weight_unit = unit
         task.close()
@@ -195,6 +237,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         Sculley (2010), "Web-scale k-means clustering".
         """
         del y
+        X = rows_anywhere(X)
         with all_or_nothing(self), few_threads(X):
             begun = hasattr(self, "model_") and self.model_.n_components == self.n_clusters
             source, unit = self._source(X, sample_weight, reset=not begun, min_rows=1)
@@ -204,13 +247,9 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
                 stream, self._weight_unit = self._first_stream(source), unit
             # Batches count by their weights, in the unit of the first.
             scale = unit / self._weight_unit
-            if not isinstance(source, TensorSource):
-                raise DataTypeError(
-                    "partial_fit takes rows in memory: for block in X.blocks(10_000): block.x."
-                )
-            weights = source.x.new_ones(source.n_rows, dtype=torch.float64)
-            weights = scale * (weights if source.weights is None else source.weights)
-            stream = stream.step(TensorSource(source.x, weights))
+            own = source.weights if isinstance(source, BlockedSource) else None
+            weights = torch.ones(source.n_rows, dtype=torch.float64) if own is None else own
+            stream = stream.step(_weighted(source, scale * weights.to(source.device)))
             self.model_ = stored(stream.model)
             self.n_iter_ = stream.n_steps
             self.converged_, self.stop_reason_ = False, "partial_fit takes one step at a time"
@@ -226,7 +265,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
                 f"n_clusters={self.n_clusters}."
             )
         problem, _ = self._problem(source)
-        params, log_weights = self._starts(problem)(0)
+        params, log_weights = self._starts(problem, {})(0)
         return Stream(problem, params, log_weights, Argmax(), exponent=None)
 
     def _resumed_stream(self, source: Source) -> Stream:
@@ -239,12 +278,14 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         return Stream.resumed(model, source, Argmax(), exponent=None, average=seen, bounds=bounds)
 
     def _problem(self, source: Source) -> tuple[Problem, Scan]:
-        problem, seen = kmeans_problem(source, self._checked_range(source, GaussianTiedSpherical()))
+        limits = self._checked_range(source, GaussianTiedSpherical())
+        problem, seen = kmeans_problem(source, limits, remembers=self._checkpoint is None)
         self._require_representable(problem, torch.float64)
         return problem, seen
 
     def _n_init(self) -> int:
-        given = not isinstance(self.init, str) and not callable(self.init)
+        searched = isinstance(self.init, str | Annealed)
+        given = not searched and not callable(self.init)
         if given:
             if self.n_init not in ("auto", 1):
                 warnings.warn(
@@ -254,15 +295,20 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
                 )
             return 1
         if self.n_init == "auto":
-            return 1 if isinstance(self.init, str) and self.init == "k-means++" else 10
+            return 1 if searched and self.init != "random" else 10
         return int(self.n_init)
 
-    def _starts(self, problem: Problem) -> Any:
+    def _starts(self, problem: Problem, traces: dict[int, AnnealingTrace]) -> Any:
+        """Return the function of attempts that begins a fit; the trace of an annealed start goes into ``traces``."""
         generator, k = self._generator(), self.n_clusters
-        random_state = check_random_state(self.random_state)
+        schedule = Annealed() if isinstance(self.init, str) and self.init == "annealed" else self.init
+        random_state = self._random_numbers()
 
         def start(attempt: int) -> Start:
-            del attempt
+            if isinstance(schedule, Annealed):
+                found = annealed_centres(problem, k, schedule.ending_at(math.inf), generator)
+                centres, traces[attempt] = found
+                return start_at_centres(problem, centres)
             if isinstance(self.init, str):
                 if self.init == "k-means++":
                     centres = searched_centres(problem, k, generator)
@@ -301,14 +347,16 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         unit : float
             What one weight of the source stands for.
         """
+        rows = max(256, (1 << 18) // source.n_features)
+        if isinstance(source, DaskSource):
+            # As many labels as rows have no place here: ``predict`` gives them lazily.
+            found = source.map_reduce(_Clustered(self.model_), rows)
+            self.inertia_, self._cluster_counts = float(found.squares) * unit, found.counts
+            self.__dict__.pop("labels_", None)
+            return
         labels, centres = self.model_.assign(source), self.model_.prototypes()
-
-        def squares(block: Block) -> Tensor:
-            own = centres.index_select(0, labels[block.start : block.stop])
-            per_row = own.sub_(block.x).square_().sum(1)
-            return per_row.sum() if block.weights is None else per_row @ block.weights.double()
-
-        self.inertia_ = float(source.map_reduce(squares, max(256, (1 << 18) // source.n_features))) * unit
+        squares = _Squares(centres, labels)
+        self.inertia_ = float(source.map_reduce(squares, rows)) * unit
         self._cluster_counts = torch.bincount(labels, _weights_of(source), minlength=self.n_clusters).double()
         self.labels_ = (
             labels.to(torch.int32) if self._from_torch else labels.numpy(force=True).astype(np.int32)
@@ -337,19 +385,60 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         self._fitted()
         return self._attribute(self._cluster_counts / self._cluster_counts.sum())
 
+    def codebook(self) -> Any:
+        """Return the centres as FAISS wants vectors: a NumPy array, float32, C-contiguous, (n_clusters, n_features).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mixcoder import KMeans
+        >>> KMeans.from_codebook(np.eye(2)).codebook().dtype
+        dtype('float32')
+        """
+        centres = self._fitted().prototypes().numpy(force=True)
+        return np.ascontiguousarray(centres, dtype=np.float32)
+
+    @classmethod
+    def from_codebook(cls, codebook: Any, weights: Any = None) -> Self:
+        """Return a fitted estimator with given centres.
+
+        Parameters
+        ----------
+        codebook : array-like of shape (n_clusters, n_features), faiss.Kmeans, or a faiss index that stores its vectors
+        weights : array-like, shape (n_clusters,), optional
+            How many rows each centre stands for, for ``rate`` and ``partial_fit``; by default one each.
+        """
+        centres = codebook_of(codebook)
+        estimator = cls(n_clusters=len(centres))
+        estimator._dtype_name, estimator._from_torch = str(centres.dtype).removeprefix("torch."), False
+        counts = weights_of(1.0 if weights is None else weights, centres)
+        problem, _ = estimator._problem(TensorSource(centres))
+        start = start_at_centres(problem, problem.frame.apply(centres.double()))
+        estimator.model_ = stored(problem.model(*start, Argmax()))
+        estimator.n_features_in_ = centres.shape[1]
+        estimator._cluster_counts, estimator._weight_unit = counts.clone(), 1.0  # type: ignore[union-attr]
+        # As after a fit to the centres themselves.
+        estimator.labels_ = np.arange(len(centres), dtype=np.int32)
+        estimator.inertia_, estimator.n_iter_, estimator.converged_ = 0.0, 0, True
+        estimator.stop_reason_, estimator.history_ = "the centres were given", {"bound": []}
+        return estimator
+
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Cluster the rows and return their labels, shape (n_samples,)."""
-        return self.fit(X, y, sample_weight=sample_weight).labels_
+        self.fit(X, y, sample_weight=sample_weight)
+        return self.predict(X) if is_dask(X) else self.labels_
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Cluster the rows and return their distances to the centres, shape (n_samples, n_clusters)."""
         return self.fit(X, y, sample_weight=sample_weight).transform(X)
 
+    @lazily
     def predict(self, X: Any) -> Any:
         """Return the nearest cluster of each row, int32, shape (n_samples,)."""
         model, source = self._asked_rows(X)
         return like_input(model.assign(source).to(torch.int32), X)
 
+    @lazily
     def transform(self, X: Any) -> Any:
         """Return the distance of each row to each centre, shape (n_samples, n_clusters)."""
         model, x = self._asked(X)
@@ -380,10 +469,129 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
             total += float(errors.sum() if weights is None else errors @ weights[block.start : block.stop])
         return -total
 
+    def posterior(
+        self,
+        y: Any,
+        operator: Any,
+        noise_variance: float,
+        *,
+        temperature: float = 1.0,
+        within_variance: float | None = None,
+    ) -> Sight | GroupedPosterior:
+        r"""Return what observations y = H x + e say about x, with the codebook as the prior of x.
+
+        .. math:: x \sim \sum_k \pi_k\, N(x;\ c_k, v I), \qquad r_k \propto \pi_k\, N(y;\ H c_k, v H H' + s^2 I)
+
+        With v = 0 the rows are taken to be centres, nothing else: the posterior mean is :math:`\sum_k r_k c_k`.
+
+        Parameters
+        ----------
+        y : array-like, shape (n_samples, n_measurements)
+            One observation a row.
+        operator : mixcoder.sensing.Operator or RowMasks, array-like or LinearOperator
+            H, shape (n_measurements, n_features).
+        noise_variance : float
+            s^2, in squared units of y; positive where v is 0.
+        temperature : float, default=1.0
+            1 is Bayes, 0 the nearest centre as seen through H.
+        within_variance : float, optional
+            v, in squared units of the rows. By default what ``fit`` left of the rows, inertia_ / (n d).
+
+        Returns
+        -------
+        mixcoder.sensing.Posterior
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mixcoder import KMeans
+        >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0.0]])
+        >>> km = KMeans(n_clusters=2, random_state=0).fit(X)
+        >>> km.posterior([[9.0]], [[1.0, 0.0]], noise_variance=0.01, within_variance=0.0).mean.tolist()
+        [[10.0, 2.0]]
+        """
+        model = self._fitted()
+        if within_variance is None:
+            if "partial_fit" in self.stop_reason_:
+                raise ValueError(
+                    "partial_fit keeps no sum of squares of all its rows: give within_variance, the mean squared "
+                    "distance of a row to its centre divided by the number of features, or 0."
+                )
+            weight = float(self._cluster_counts.sum()) * self._weight_unit
+            within_variance = self.inertia_ / (weight * model.n_features)
+        if not 0 <= within_variance < math.inf:
+            raise ValueError(f"within_variance must be non-negative and finite, got {within_variance!r}.")
+        rows = y.detach() if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
+        shares = self._cluster_counts.to(rows.device)
+        model = on_device(model, rows.device)
+        prior = GaussianPrior(
+            (shares / shares.sum()).log(),
+            model.frame.shift,
+            model.frame.undo(model.params.means) - model.frame.shift,  # type: ignore[attr-defined]
+            shares.new_full((1, 1), float(within_variance)),
+        )
+        return posterior(prior, rows, operator, noise_variance, temperature=temperature)
+
     def _coding_log_weights(self, model: MixtureAutoencoder) -> Tensor:
         # Every cluster can occur in new rows: one pseudo-row spread over the empty ones keeps bits finite.
         counts = self._cluster_counts.to(model.device)
         return log_simplex(counts.clamp_min(1.0 / model.n_components))
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """Summed squared distances of the rows of a block to their centres.
+
+    Parameters
+    ----------
+    centres : Tensor, shape (k, d)
+    labels : Tensor, shape (n,)
+        Of every row, or of those from ``first`` on.
+    first : int
+    """
+
+    centres: Tensor
+    labels: Tensor
+    first: int = 0
+
+    def __call__(self, block: Block) -> Tensor:
+        own = self.centres.index_select(0, self.labels[block.start - self.first : block.stop - self.first])
+        per_row = own.sub_(block.x).square_().sum(1)
+        return per_row.sum() if block.weights is None else per_row @ block.weights.double()
+
+    def of_rows(self, start: int, stop: int) -> _Squares:
+        return _Squares(self.centres, self.labels[start - self.first : stop - self.first], start)
+
+
+@dataclass(frozen=True)
+class ClusterSums(Statistics):
+    """Row weights of each cluster, and the summed squared distances to the centres."""
+
+    counts: Tensor
+    squares: Tensor
+
+
+@dataclass(frozen=True)
+class _Clustered:
+    """Labels a block and adds up."""
+
+    model: MixtureAutoencoder
+
+    def __call__(self, block: Block) -> ClusterSums:
+        labels, centres = self.model.assign(block.x), self.model.prototypes()
+        squares = _Squares(centres, labels, block.start)(block)
+        weights = None if block.weights is None else block.weights.double()
+        counts = torch.bincount(labels, weights, minlength=self.model.n_components).double()
+        return ClusterSums(counts, squares)
+
+
+def _weighted(source: Source, weights: Tensor) -> Source:
+    """Return the same rows with other weights."""
+    if isinstance(source, TensorSource):
+        return TensorSource(source.x, weights)
+    if isinstance(source, FileSource | DaskSource):
+        return source.weighted(weights)
+    raise DataTypeError(f"{type(source).__name__} cannot be weighted, which mini-batches of k-means need.")
 
 
 def _weights_of(source: Source) -> Tensor | None:

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from sklearn.utils._param_validation import StrOptions
-from torch import Tensor
 
-from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import PPCA, FactorAnalyzer, Family
-from mixcoder.components.observed import observed_parts
-from mixcoder.errors import DataError
-from mixcoder.estimators._validation import Number, like_input, numbers_of
+from mixcoder.encoders import Annealed, Encoder
+from mixcoder.estimators._lazy import lazily
+from mixcoder.estimators._linear_codes import LinearCodes, noise_of, projected
+from mixcoder.estimators._validation import Number, like_input
 from mixcoder.estimators.mixture import DensityEstimator, Mixture, encoder_at
-from mixcoder.ops import low_rank
+from mixcoder.fitting.em import Problem
+from mixcoder.fitting.fit import Start, fit
+from mixcoder.fitting.ranks import most_axes, ranked, with_ranks
 
 _BLOCK = 1 << 13
 
+N_LATENT = [Number(Integral, 1, None, closed="left"), StrOptions({"auto"}), "array-like"]
+"""What may be said of the number of latent axes."""
 
-class LinearMixture(Mixture):
+
+class LinearMixture(LinearCodes, Mixture):
     """Base of the mixtures of low rank Gaussians; see :class:`PPCAMixture`."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **DensityEstimator._parameter_constraints,
-        "n_latent": [Number(Integral, 1, None, closed="left")],
+        "n_latent": N_LATENT,
         "min_variance": [Number(Real, 0.0, None, closed="neither")],
-        "init": [StrOptions({"auto"}), "array-like", callable],
+        "noise": [StrOptions({"component", "shared"})],
+        "shrinkage": [Number(Real, 0.0, None, closed="left")],
+        "init": [StrOptions({"auto", "annealed"}), "array-like", callable],
     }
 
     def __init__(
         self,
-        n_components: int = 1,
-        n_latent: int = 1,
+        n_components: int | str = 1,
+        n_latent: Any = 1,
         *,
-        temperature: float = 1.0,
+        noise: str = "component",
+        shrinkage: float = 0.0,
+        temperature: float | Annealed = 1.0,
         min_variance: float = 1e-6,
         init: Any = "auto",
         tol: float = 1e-3,
@@ -53,6 +63,8 @@ class LinearMixture(Mixture):
     ) -> None:
         self.n_components = n_components
         self.n_latent = n_latent
+        self.noise = noise
+        self.shrinkage = shrinkage
         self.temperature = temperature
         self.min_variance = min_variance
         self.init = init
@@ -72,12 +84,45 @@ class LinearMixture(Mixture):
         """Return the low rank family."""
 
     def _encoder(self) -> Any:
-        return encoder_at(float(self.temperature))
+        return encoder_at(self.temperature)
 
-    @property
-    def means_(self) -> Any:
-        """Means of the components, shape (n_components, n_features)."""
-        return self._attribute(self._fitted().prototypes())
+    def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
+        if not super()._continues(previous, n_features):
+            return False
+        family, asked = previous.family, ranks_of(self.n_latent, int(self.n_components))
+        # "auto" goes on with the ranks that were chosen.
+        return asked is None or family.n_latent == asked
+
+    def _resettled(self, problem: Problem, previous: MixtureAutoencoder) -> Problem:
+        return with_ranks(problem, previous.family.n_latent)
+
+    def _settled(
+        self,
+        problem: Problem,
+        encoder: Encoder,
+        given: Start | Callable[[int], Start] | None,
+        search: Callable[[Problem], Start],
+        unit: float,
+    ) -> tuple[Problem, Start | Callable[[int], Start] | None]:
+        asked = ranks_of(self.n_latent, int(self.n_components))
+        if isinstance(asked, int):
+            return problem, given
+        n_rows = unit * problem.total_weight
+        most = (
+            most_axes(n_rows, problem.source.n_features, self.n_components) if asked is None else max(asked)
+        )
+        wide = with_ranks(problem, most)
+        n_init = 1 if given is not None and not callable(given) else self.n_init
+        whole = wide.completed()
+        given_wide = None if given is None else self._given_start(whole)
+
+        def starts(attempt: int) -> Start:
+            if callable(given_wide):
+                return given_wide(attempt)
+            return given_wide or search(whole)
+
+        result = fit(wide, encoder, starts, n_init, self._budget(encoder, given is not None))
+        return ranked(wide, (result.model.params, result.model.log_weights), asked, n_rows)
 
     @property
     def loadings_(self) -> Any:
@@ -91,54 +136,10 @@ class LinearMixture(Mixture):
         """Noise variances in squared units of the rows, of each component, or of each of its columns."""
         model = self._fitted()
         params: Any = model.params
-        noise = _noise_of(params) / model.frame.scale[: _noise_of(params).shape[1]].square()
+        noise = noise_of(params) / model.frame.scale[: noise_of(params).shape[1]].square()
         return self._attribute(noise.view_as(params.noise_variances))
 
-    # A row's code: a component, and a point within it
-
-    def encode_latent(self, X: Any) -> tuple[Any, Any]:
-        r"""Return the code (component, z) of each row.
-
-        Parameters
-        ----------
-        X : array-like or Source, shape (n_samples, n_features)
-
-        Returns
-        -------
-        component : array, int64, shape (n_samples,)
-            The most probable one.
-        z : array, shape (n_samples, n_latent)
-            Its latent mean, :math:`E[z|x,k] = M_k^{-1} W_k' \Psi_k^{-1} (x - \mu_k)`.
-        """
-        model, source = self._asked_rows(X)
-        component = model.assign(source)
-        z = torch.empty(source.n_rows, self._n_latent(model), dtype=source.dtype, device=source.device)
-        for block in source.blocks(_BLOCK):
-            rows = slice(block.start, block.stop)
-            z[rows] = _latent_of(model, block.x, component[rows]).to(z.dtype)
-        return like_input(component, X), like_input(z, X)
-
-    def decode_latent(self, component: Any, z: Any) -> Any:
-        r"""Return the rows of codes (component, z), :math:`\mu_k + W_k z`, shape (n_samples, n_features).
-
-        Parameters
-        ----------
-        component : array-like of int, shape (n_samples,)
-        z : array-like, shape (n_samples, n_latent)
-        """
-        model = self._fitted()
-        index, latent = self._code(component), numbers_of(z, "z").to(model.device)
-        if isinstance(index, Tensor):
-            raise DataError("component holds component numbers, of shape (n_samples,).")
-        n, q = len(index.index), self._n_latent(model)
-        if latent.shape != (n, q):
-            raise DataError(
-                f"z has shape {tuple(latent.shape)}, expected ({n}, {q}): one latent point a code."
-            )
-        family: Any = model.family
-        rows = model.frame.undo(family.decode_latent(model.params, index.index.to(model.device), latent))
-        return like_input(rows.to(self._dtype()), z)
-
+    @lazily
     def reconstruct(self, X: Any, *, rule: str = "posterior") -> Any:
         r"""Return the rows nearest to X in the affine plane of their component, shape (n_samples, n_features).
 
@@ -146,7 +147,7 @@ class LinearMixture(Mixture):
 
         Parameters
         ----------
-        X : array-like or Source, shape (n_samples, n_features)
+        X : array-like or Source, shape (n_samples, n_features), or Dask array or DataFrame
         rule : {"posterior", "nearest"}
             Whether a row's component is the most probable one, or the one that leaves the smallest squared error.
 
@@ -158,7 +159,7 @@ class LinearMixture(Mixture):
         model, source = self._asked_rows(X)
         result = torch.empty(source.n_rows, source.n_features, dtype=source.dtype, device=source.device)
         for block in source.blocks(_BLOCK):
-            result[block.start : block.stop] = _projected(model, block.x, rule).to(result.dtype)
+            result[block.start : block.stop] = projected(model, block.x, rule).to(result.dtype)
         return like_input(result, X)
 
     def distortion(self, X: Any, *, rule: str = "posterior") -> float:
@@ -166,12 +167,8 @@ class LinearMixture(Mixture):
         model, source = self._asked_rows(X)
         total = 0.0
         for block in source.blocks(_BLOCK):
-            total += float((block.x.double() - _projected(model, block.x, rule)).square().nansum())
+            total += float((block.x.double() - projected(model, block.x, rule)).square().nansum())
         return total / source.n_rows
-
-    def _n_latent(self, model: MixtureAutoencoder) -> int:
-        params: Any = model.params
-        return int(params.loadings.shape[2])
 
 
 class PPCAMixture(LinearMixture):
@@ -184,9 +181,19 @@ class PPCAMixture(LinearMixture):
 
     Parameters
     ----------
-    n_components : int, default=1
-    n_latent : int, default=1
-        q, the dimension of the planes; less than the number of features.
+    n_components : int or "auto", default=1
+    n_latent : int, list of int or "auto", default=1
+        q, the dimension of the planes, less than the number of features; one for all, one a component, or chosen: a fit
+        with many axes is followed by one in which each component keeps the number that the Bayesian information
+        criterion of its own spectrum prefers.
+    noise : {"component", "shared"}, default="component"
+        Whether each component has its own s^2, or all have one.
+    shrinkage : float, default=0
+        Strength of a prior on the noise, against overfitting: each component's s^2 is that of its own rows and of
+        ``shrinkage`` times as many as an average component has, whose noise is the variance of the data averaged over
+        the features. No component then gains by shrinking to a row or to a few, however small ``min_variance``: 0.01 is
+        a weak prior, which still rules that out where an average component has hundreds of rows. The bound
+        (``lower_bound_``, ``history_``) counts the log-prior; ``score`` does not.
     temperature : float, default=1.0
         1 is Bayes' posterior (soft EM), 0 the argmax (hard EM).
     min_variance : float, default=1e-6
@@ -205,6 +212,8 @@ on_interrupt, step_exponent
     loadings_ : array, shape (n_components, n_features, n_latent)
         W; a rotation of the latent axes changes nothing.
     noise_variances_ : array, shape (n_components,)
+    n_latent_ : array of int, shape (n_components,)
+        Dimension of the plane of each component.
     converged_, stop_reason_, n_iter_, lower_bound_, history_, n_features_in_
         As in :class:`Mixture`.
 
@@ -227,7 +236,8 @@ on_interrupt, step_exponent
     """
 
     def _family(self) -> Family[Any, Any]:
-        return PPCA(int(self.n_latent), float(self.min_variance))
+        ranks = family_ranks(self.n_latent, self.n_components)
+        return PPCA(ranks, float(self.min_variance), noise=self.noise, shrinkage=float(self.shrinkage))
 
 
 class FactorAnalyzerMixture(LinearMixture):
@@ -237,9 +247,13 @@ class FactorAnalyzerMixture(LinearMixture):
 
     Parameters
     ----------
-    n_components : int, default=1
-    n_latent : int, default=1
-        q, the number of factors; less than the number of features.
+    n_components : int or "auto", default=1
+    n_latent : int, list of int or "auto", default=1
+        q, the number of factors, less than the number of features; as in :class:`PPCAMixture`.
+    noise : {"component", "shared"}, default="component"
+        Whether each component has its own Psi, or all have one.
+    shrinkage : float, default=0
+        Strength of a prior on the noise towards the variances of the columns; as in :class:`PPCAMixture`.
     min_variance : float, default=1e-6
         Smallest noise variance of a column, as a fraction of its variance over all rows.
     temperature, init, tol, max_iter, n_init, acceleration, random_state, warm_start, verbose, verbose_interval, \
@@ -251,6 +265,7 @@ on_interrupt, step_exponent
     means_ : array, shape (n_components, n_features)
     loadings_ : array, shape (n_components, n_features, n_latent)
     noise_variances_ : array, shape (n_components, n_features)
+    n_latent_ : array of int, shape (n_components,)
 
     Examples
     --------
@@ -266,68 +281,35 @@ on_interrupt, step_exponent
     """
 
     def _family(self) -> Family[Any, Any]:
-        return FactorAnalyzer(int(self.n_latent), float(self.min_variance))
+        ranks = family_ranks(self.n_latent, self.n_components)
+        return FactorAnalyzer(
+            ranks, float(self.min_variance), noise=self.noise, shrinkage=float(self.shrinkage)
+        )
 
 
-def _noise_of(params: Any) -> Tensor:
-    """Return the noise variances, shape (k, d) or (k, 1)."""
-    noise: Tensor = params.noise_variances
-    return noise if noise.ndim == 2 else noise[:, None]
+def ranks_of(n_latent: Any, n_components: int) -> int | tuple[int, ...] | None:
+    """Return the ranks that ``n_latent`` asks for: one, one a component, or ``None`` where they are to be chosen."""
+    if isinstance(n_latent, str):
+        return None
+    if isinstance(n_latent, Integral):
+        return int(n_latent)
+    values = np.asarray(n_latent)
+    if values.ndim != 1 or len(values) != n_components:
+        raise ValueError(
+            f"n_latent={n_latent!r} must have one rank for each of n_components={n_components} components; got shape "
+            f"{values.shape}."
+        )
+    if not (
+        np.issubdtype(values.dtype, np.number) and (values == values.astype(int)).all() and values.min() >= 1
+    ):
+        raise ValueError(f"n_latent must hold whole numbers of at least 1, got {n_latent!r}.")
+    return tuple(values.astype(int).tolist())
 
 
-def _latent_of(model: MixtureAutoencoder, x: Tensor, component: Tensor) -> Tensor:
-    """Return E[z | x_n, k_n] of each row, shape (n, q)."""
-    params: Any = model.params
-    projections, _ = low_rank.posterior(params.loadings, _noise_of(params))
-    rows = _whole_rows(model, x, component)
-    z = rows.new_empty(len(rows), projections.shape[1])
-    for k in torch.unique(component).tolist():
-        chosen = component == k
-        z[chosen] = (rows[chosen] - params.means[k]) @ projections[k].T
-    return z
+def family_ranks(n_latent: Any, n_components: int | str) -> int | tuple[int, ...]:
+    """Return the ranks of a family; those that are to be chosen begin with one, as components do."""
+    asked = ranks_of(n_latent, 1 if isinstance(n_components, str) else int(n_components))
+    return 1 if asked is None else asked
 
 
-def _whole_rows(model: MixtureAutoencoder, x: Tensor, component: Tensor) -> Tensor:
-    """Return rows in working coordinates, missing entries as their component expects them, shape (n, d).
-
-    The latent mean is linear in the row: that of the expected row is E[z | x_a, k].
-    """
-    rows = model.frame.apply(x.double())
-    for index, seen in observed_parts(model.family, model.params, rows) if bool(rows.isnan().any()) else ():
-        rows[index] = seen.expected(HardCode(component[index], model.n_components))
-    return rows
-
-
-def _projected(model: MixtureAutoencoder, x: Tensor, rule: str) -> Tensor:
-    """Return the point of a component's plane that is nearest to each row in units of the noise, shape (n, d)."""
-    if rule not in ("posterior", "nearest"):
-        raise ValueError(f"rule must be 'posterior' or 'nearest', got {rule!r}.")
-    component = model.assign(x)
-    rows = _whole_rows(model, x, component)
-    if rule == "posterior":
-        for k in torch.unique(component).tolist():
-            chosen = component == k
-            rows[chosen] = _on_plane(model, rows[chosen], k)
-        return model.frame.undo(rows)
-    best = torch.full((len(rows),), torch.inf, dtype=rows.dtype, device=rows.device)
-    result = rows.clone()
-    for k in range(model.n_components):
-        found = _on_plane(model, rows, k)
-        # In units of the rows: that is what a distortion counts.
-        left = ((rows - found) / model.frame.scale).square().sum(1)
-        closer = left < best
-        result[closer], best = found[closer], torch.minimum(best, left)
-    return model.frame.undo(result)
-
-
-def _on_plane(model: MixtureAutoencoder, rows: Tensor, k: int) -> Tensor:
-    """Return rows in working coordinates projected onto one component's plane, shape (n, d)."""
-    params: Any = model.params
-    stds = _noise_of(params)[k].sqrt()
-    # Least squares by singular vectors: loadings may be short of rank.
-    axes, sizes, _ = torch.linalg.svd(params.loadings[k] / stds[:, None], full_matrices=False)
-    axes = axes[:, sizes > 1e-12 * sizes.amax()]
-    return params.means[k] + stds * (((rows - params.means[k]) / stds) @ axes @ axes.T)
-
-
-__all__ = ["FactorAnalyzerMixture", "PPCAMixture"]
+__all__ = ["FactorAnalyzerMixture", "LinearMixture", "PPCAMixture"]

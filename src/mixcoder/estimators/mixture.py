@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, cast
 
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from sklearn.base import DensityMixin
 from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
@@ -22,17 +25,20 @@ from mixcoder import components
 from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
-from mixcoder.encoders import Argmax, Encoder, Posterior, Tempered
+from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import DataError
+from mixcoder.estimators._annealing import Annealing, schedule_of
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
+from mixcoder.estimators._checkpoint import Checkpoint, checkpointed
+from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.alternate import FitResult, gain_below
-from mixcoder.fitting.em import Problem
+from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
 from mixcoder.fitting.stream import Stream
+from mixcoder.sensing import GroupedPosterior, condition, impute, marginal, posterior, sample_missing
 from mixcoder.sensing import Posterior as Sight
-from mixcoder.sensing import condition, impute, marginal, posterior, sample_missing
 from mixcoder.sensing.missing import checked_columns, family_of_columns, require_marginals
 from mixcoder.sources import Source, TensorSource
 
@@ -59,18 +65,23 @@ def nameable_families() -> dict[str, type[Family[Any, Any]]]:
     }
 
 
-def encoder_at(temperature: float) -> Encoder:
-    """Return the encoder of a temperature: 0 is argmax, 1 Bayes' posterior, else softargmax(1/T)."""
+def encoder_at(temperature: float | Annealed) -> Encoder:
+    """Return the encoder of a temperature: 0 is argmax, 1 Bayes' posterior, else softargmax(1/T).
+
+    That of a schedule is the one at its end.
+    """
+    if isinstance(temperature, Annealed):
+        return temperature.end
     if temperature == 0:
         return Argmax()
-    return Posterior() if temperature == 1 else Tempered(1.0 / temperature)
+    return Posterior() if temperature == 1 else Tempered(1.0 / float(temperature))
 
 
 class DensityEstimator(DensityMixin, AutoencoderEstimator):
     """Base of the estimators that are probability densities."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [Number(Integral, 1, None, closed="left")],
+        "n_components": [Number(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "tol": [Number(Real, 0.0, None, closed="left")],
         "max_iter": [Number(Integral, 0, None, closed="left")],
         "n_init": [Number(Integral, 1, None, closed="left")],
@@ -78,15 +89,15 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Number(Integral, 1, None, closed="left")],
-        "temperature": [Number(Real, 0.0, math.inf, closed="left")],
+        "temperature": [Number(Real, 0.0, math.inf, closed="left"), Annealed],
         "acceleration": [StrOptions({"auto", "squarem", "none"})],
         "on_interrupt": [StrOptions({"raise", "keep"})],
         "step_exponent": [Number(Real, 0.5, 1.0, closed="right")],
     }
 
     # Constructor parameters that all of them take
-    n_components: int
-    temperature: float
+    n_components: Any  # an int, or "auto"
+    temperature: float | Annealed
     tol: float
     max_iter: int
     n_init: int
@@ -98,13 +109,15 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     on_interrupt: str
     step_exponent: float
 
+    _pending: Totals | None = None  # sums of batches that wait for an M-step
+
     # What the concrete estimators say
 
     def _family(self) -> Family[Any, Any]:
         raise NotImplementedError
 
     def _encoder(self) -> Encoder:
-        return encoder_at(float(self.temperature))
+        return encoder_at(self.temperature)
 
     def _given_start(self, problem: Problem) -> Start | Callable[[int], Start] | None:
         """Return the start that the parameters give, or ``None`` to search for one."""
@@ -125,12 +138,34 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         return 1.0
 
     @property
+    def _how_to_begin(self) -> Any:
+        """What the parameters say of the start."""
+        return getattr(self, "init", "auto")
+
+    def _schedule(self) -> Annealed | None:
+        """Return the schedule that the fit comes to its temperature by; ``None`` for none."""
+        return schedule_of(self.temperature, self._how_to_begin, self._encoder().beta)
+
+    def _searched_start(
+        self, problem: Problem, encoder: Encoder, generator: torch.Generator, annealing: Annealing | None
+    ) -> Start:
+        """Return a start that nobody gave."""
+        if annealing is not None:
+            return annealing.start(problem, self.n_components, generator)
+        return found_start(problem, self.n_components, encoder, generator)
+
+    @property
     def _exact_maximiser(self) -> bool:
         return True
 
     @property
     def _n_fitted_components(self) -> int:
-        return int(self.n_components)
+        return self.n_components_ if isinstance(self.n_components, str) else int(self.n_components)
+
+    @property
+    def n_components_(self) -> int:
+        """Number of components of the fitted mixture: the one asked for, or the one that "auto" found."""
+        return self._fitted().n_components
 
     def _allows_missing(self, family: Family[Any, Any]) -> bool:
         return family.marginalizes
@@ -147,17 +182,35 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        checkpoint: Any = None,
+        checkpoint_every: float = 60.0,
+        resume: bool = False,
+    ) -> Self:
         """Fit the mixture.
 
         Parameters
         ----------
-        X : array-like or Tensor, shape (n_samples, n_features), or Source
-            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files. NaN is a
-            missing entry: it is integrated out (see Notes).
+        X : array-like or Tensor, shape (n_samples, n_features), Source, or Dask array or DataFrame
+            Rows. Never changed, never copied. Those of :func:`mixcoder.open_blocks` stay in their files, those of Dask
+            are computed when they are read; where the sums run is what :func:`mixcoder.engine` says. NaN is a missing
+            entry: it is integrated out (see Notes).
         y : ignored
         sample_weight : array-like, shape (n_samples,), optional
             Non-negative row weights; their scale has no effect.
+        checkpoint : path, optional
+            File that the state of the fit is written to while it runs, and when it is interrupted (Ctrl-C, SIGTERM);
+            the one before it stays beside it, as ``checkpoint + ".previous"``.
+        checkpoint_every : float, default=60
+            Seconds between two checkpoints; 0 for one after every iteration.
+        resume : bool, default=False
+            Whether to go on from the checkpoint, where there is one. The model is then, to the last bit, that of a
+            fit that was never interrupted. Other rows or other parameters are refused.
 
         Returns
         -------
@@ -180,9 +233,44 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         ----------
         Ghahramani & Jordan (1994), "Supervised learning from incomplete data via an EM approach".
         """
-        with all_or_nothing(self), few_threads(X):
-            self._fit(X, y, sample_weight)
+        with all_or_nothing(self):
+            X = rows_anywhere(X)
+            with few_threads(X):
+                kept = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
+                if not isinstance(self.n_components, str):
+                    self._checkpoint = kept
+                    self._fit(X, y, sample_weight)
+                elif kept is None:
+                    self._fit_auto(X, y, sample_weight)
+                else:
+                    raise ValueError("A checkpoint is of one fit: give n_components a number, not 'auto'.")
+            self.__dict__.pop("_checkpoint", None)
         return self
+
+    def _fit_auto(self, X: Any, y: Any, sample_weight: Any) -> None:
+        """Become the best of fits with one component, two, and so on."""
+        from mixcoder.estimators.selection import grow
+
+        for name in ("init", "init_params", "weights_init", "means_init", "precisions_init"):
+            given = getattr(self, name, None)
+            if given is not None and not isinstance(given, str) and not callable(given):
+                raise ValueError(
+                    f"{name} is a start for one number of components, but n_components='auto' tries several: give one "
+                    "of the two."
+                )
+        task = IterationTask(self, 1, 1, X=X, y=y, sample_weight=sample_weight)
+        selection = grow(self, X, sample_weight)
+        parameters = self.get_params(deep=False)
+        best = vars(selection.best_model)
+        vars(self).update(
+            {n: v for n, v in best.items() if n not in parameters and not n.startswith("_callback")}
+        )
+        self.selection_ = selection
+        task.close()
+        if self.verbose:
+            print(selection)  # noqa: T201
+        for remark in selection.best.remarks:
+            warnings.warn(remark, ConvergenceWarning, stacklevel=4)
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and return the most probable component of each row, shape (n_samples,)."""
@@ -192,7 +280,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         previous: MixtureAutoencoder | None = getattr(self, "model_", None) if self.warm_start else None
         source, row_weight = self._source(X, sample_weight)
         self._require_rows(source.n_rows)
-        family, encoder = self._family(), self._encoder()
+        family, encoder, schedule = self._family(), self._encoder().at(0), self._schedule()
         limits = self._checked_range(source, family)
         if previous is not None and not self._continues(previous, source.n_features):
             previous = None
@@ -200,97 +288,170 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self._require_representable(problem, source.dtype)
         problem = self._problem(problem, row_weight)
         unit = self._bound_unit(problem)
+        if self._checkpoint is not None:
+            self._checkpoint.open(self, problem, seen)
         generator = self._generator()
-        whole = problem.completed() if previous is None else problem
+        annealing = None if schedule is None else Annealing(schedule)
+        search = partial(self._searched_start, encoder=encoder, generator=generator, annealing=annealing)
         given: Start | Callable[[int], Start] | None
+        is_given = True
         if previous is not None:
             previous = on_device(previous, source.device)
-            given = self._last_start(previous)
+            problem = self._resettled(problem, previous)
+            given, whole = self._last_start(previous), problem
         else:
+            whole = problem.completed()
             given = self._given_start(whole)
+            is_given = given is not None
+            settled, given = self._settled(problem, encoder, given, search, row_weight)
+            if settled is not problem:
+                problem, whole = settled, settled.completed()
+        # Of the fit that has found the hyper-parameters, if there was one.
+        traces = dict(enumerate(annealing.traces[-1:])) if annealing is not None else {}
 
         def start(attempt: int) -> Start:
             if callable(given):
                 return given(attempt)
             if given is not None:
                 return given
-            return found_start(whole, self.n_components, encoder, generator)
+            found = search(whole)
+            if annealing is not None:
+                traces[attempt] = annealing.traces[-1]
+            return found
 
         n_init = 1 if given is not None and not callable(given) else self.n_init
-        accelerate = self.acceleration == "squarem" or (self.acceleration == "auto" and given is None)
-        budget = Budget(
-            max_iter=self.max_iter,
-            stop=gain_below(float(self.tol), unit),
-            accelerate=accelerate and not isinstance(encoder, Argmax),
-            monotone=self._exact_maximiser,
-            keep_on_interrupt=self.on_interrupt == "keep",
-        )
+        budget = self._budget(encoder, is_given, unit)
         task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
-        result = fit(problem, encoder, start, n_init, budget, self._on_step(task, problem))
+        on_step = self._on_step(task, problem, unit)
+        with checkpointed(self, problem, encoder) as (state, keep):
+            result = fit(problem, encoder, start, n_init, budget, on_step, state, keep)
         self._keep(result)
+        if result.attempt in traces:  # not of a start that an earlier process made
+            self.history_["annealing"] = traces[result.attempt].as_dict()
         self.lower_bound_ = unit * result.bound
         self.lower_bounds_ = [unit * bound for bound in result.history.bound]
         self.history_["bound"] = list(self.lower_bounds_)
         sums = result.statistics
+        self._let_wait(None)
         self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight).contiguous()
         vars(self).update(self._aside(result.params, problem))
         task.close()
         self._report(result, "nats per row" if unit == 1.0 else "nats")
         self._tell(result, problem, seen, n_parameters=self._n_parameters())
 
+    def _budget(self, encoder: Encoder, is_given: bool, unit: float = 1.0) -> Budget:
+        """Return when a fit ends, and what it may try; given starts are followed without leaps."""
+        accelerate = self.acceleration == "squarem" or (self.acceleration == "auto" and not is_given)
+        return Budget(
+            max_iter=self.max_iter,
+            stop=gain_below(float(self.tol), unit),
+            accelerate=accelerate and not isinstance(encoder, Argmax),
+            monotone=self._exact_maximiser,
+            keep_on_interrupt=self.on_interrupt == "keep",
+        )
+
+    def _settled(
+        self,
+        problem: Problem,
+        encoder: Encoder,
+        given: Start | Callable[[int], Start] | None,
+        search: Callable[[Problem], Start],
+        unit: float,
+    ) -> tuple[Problem, Start | Callable[[int], Start] | None]:
+        """Return the problem and its start after hyper-parameters that the rows decide have been found.
+
+        Parameters
+        ----------
+        search : callable
+            Returns a start for a problem.
+        unit : float
+            How many rows one weight of the source stands for.
+        """
+        del encoder, search, unit
+        return problem, given
+
+    def _resettled(self, problem: Problem, previous: MixtureAutoencoder) -> Problem:
+        """Return the problem with the hyper-parameters that an earlier fit has found."""
+        del previous
+        return problem
+
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        r"""Take one step of stepwise EM on a batch of rows.
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, maximize: bool = True) -> Self:
+        r"""Take one step of stepwise EM on a batch of rows, in memory, in files or of Dask.
 
         The running average of the sufficient statistics moves by
         :math:`\eta_t = (t+2)^{-a}` towards those of the batch, a = ``step_exponent``; then the parameters
         are maximised. The first batch starts the mixture, as ``fit`` would; a fitted mixture goes on from its
         own average, every iteration of its fit counting as a step.
 
+        With ``maximize=False`` the parameters stay and the sums of the batch wait; the next call with ``maximize=True``
+        maximises what has waited and its own batch together. That is one iteration of EM over all of these rows, to
+        rounding, however they are cut into batches.
+
         References
         ----------
         Cappe & Moulines (2009), equation 14; Liang & Klein (2009).
         """
         del y
+        if isinstance(self.n_components, str):
+            raise ValueError(
+                "partial_fit sees one batch at a time and cannot choose: give n_components a number."
+            )
+        X = rows_anywhere(X)
         with all_or_nothing(self), few_threads(X):
             fitted: MixtureAutoencoder | None = getattr(self, "model_", None)
             if fitted is not None and not self._continues(fitted, fitted.n_features):
                 fitted = None
-            source, _ = self._source(X, sample_weight, reset=fitted is None, min_rows=1)
-            stream = self._first_stream(source) if fitted is None else self._resumed_stream(source, fitted)
-            stream = stream.step(source)
+            source, unit = self._source(X, sample_weight, reset=fitted is None, min_rows=1)
+            stream = (
+                self._first_stream(source, unit) if fitted is None else self._resumed_stream(source, fitted)
+            )
+            stream = stream.step(source, maximize=maximize, unit=unit)
+            self._let_wait(stream.pending)
             self._sums = None if stream.average is None else stream.average.contiguous()
             self.model_ = stored(stream.model)
             self.n_iter_ = stream.n_steps
             self.converged_ = False
             self.stop_reason_ = "partial_fit takes one step at a time"
-            self.lower_bound_ = stream.bounds[-1]
+            self.lower_bound_ = stream.bound
             self.lower_bounds_ = list(stream.bounds)
             self.history_ = {"bound": list(stream.bounds)}
         return self
+
+    def _let_wait(self, pending: Totals | None) -> None:
+        """Keep sums that wait; where none do, no attribute tells that there were some."""
+        if pending is None:
+            self.__dict__.pop("_pending", None)
+        else:
+            self._pending = pending
 
     def _resumed_stream(self, source: Source, fitted: MixtureAutoencoder) -> Stream:
         self._checked_range(source, fitted.family, first=False)
         return Stream.resumed(
             on_device(fitted, source.device),
             source,
-            self._encoder(),
+            self._encoder().at(0),
             exponent=float(self.step_exponent),
             average=None if self._sums is None else self._sums.to(source.device),
             bounds=tuple(self.lower_bounds_),
+            pending=None if self._pending is None else self._pending.to(source.device),
         )
 
-    def _first_stream(self, source: Source) -> Stream:
-        family, encoder = self._family(), self._encoder()
+    def _first_stream(self, source: Source, unit: float) -> Stream:
+        family, encoder, schedule = self._family(), self._encoder().at(0), self._schedule()
         limits = self._checked_range(source, family)
         self._require_rows(source.n_rows)
         problem, _ = prepare(source, family, limits)
         self._require_representable(problem, source.dtype)
-        whole = problem.completed()
-        given = self._given_start(whole)
+        generator, whole = self._generator(), problem.completed()
+        annealing = None if schedule is None else Annealing(schedule)
+        search = partial(self._searched_start, encoder=encoder, generator=generator, annealing=annealing)
+        settled, given = self._settled(problem, encoder, self._given_start(whole), search, unit)
+        if settled is not problem:
+            whole = settled.completed()
         start = given(0) if callable(given) else given
         if start is None:
-            start = found_start(whole, self.n_components, encoder, self._generator())
+            start = search(whole)
         return Stream(whole, *start, encoder, float(self.step_exponent))
 
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
@@ -310,10 +471,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
     def _report(self, result: FitResult, nats: str) -> None:
         if not self.verbose:
             return
-        bounds = self.lower_bounds_
-        for i, bound in enumerate(bounds, 1):
-            if i % self.verbose_interval == 0 or i == len(bounds):
-                print(f"  iteration {i}: bound {bound:.6f} {nats}")  # noqa: T201
+        print(f"  iteration {result.n_iter}: bound {self.lower_bounds_[-1]:.6f} {nats}")  # noqa: T201
         print(f"{type(self).__name__}: {result.reason} ({result.n_iter} iterations)")  # noqa: T201
 
     # What a density answers
@@ -323,6 +481,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         """Weights of the components, shape (n_components,), summing to one."""
         return self._attribute(self._fitted().log_weights.exp())
 
+    @lazily
     def predict_proba(self, X: Any) -> Any:
         """Return the posterior of each row over the components, shape (n_samples, n_components)."""
         model, x = self._asked(X)
@@ -330,12 +489,14 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         assert isinstance(code, Tensor)
         return like_input(code, X)
 
+    @lazily
     def transform(self, X: Any) -> Any:
         """Return the code of each row as a point of the simplex, shape (n_samples, n_components)."""
         model, x = self._asked(X)
         code = model.encode(x)
         return like_input(code.dense(x.dtype) if isinstance(code, HardCode) else code, X)
 
+    @lazily
     def score_samples(self, X: Any) -> Any:
         """Return the log-density of each row in nats, shape (n_samples,)."""
         return like_input(self._log_prob(X), X)
@@ -370,7 +531,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
     # What is seen of a row
 
-    def posterior(self, y: Any, operator: Any, noise_variance: float, *, temperature: float = 1.0) -> Sight:
+    def posterior(
+        self, y: Any, operator: Any, noise_variance: float, *, temperature: float = 1.0
+    ) -> Sight | GroupedPosterior:
         r"""Return what observations y = H x + e say about x, e ~ N(0, noise_variance I), of Gaussian components.
 
         Parameters
@@ -378,7 +541,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         y : array-like, shape (n_samples, n_measurements)
             One observation a row.
         operator : mixcoder.sensing.Operator, array-like or LinearOperator, shape (n_measurements, n_features)
-            H.
+            H; or :class:`mixcoder.sensing.RowMasks`, a mask a row, with y in the shape of the rows.
         noise_variance : float
             In squared units of y; 0 where the operator has no dependent rows.
         temperature : float, default=1.0
@@ -386,7 +549,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
         Returns
         -------
-        mixcoder.sensing.Posterior
+        mixcoder.sensing.Posterior or GroupedPosterior
             With ``mean``, ``variance``, ``weights``, ``component_means``, ``log_evidence``, ``hard`` and ``sample``;
             its answers are tensors, in the dtype of y.
 
@@ -403,6 +566,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             on_device(model, rows.device), rows, operator, noise_variance, temperature=temperature
         )
 
+    @lazily
     def impute(self, X: Any) -> Any:
         r"""Return the rows with each NaN replaced by its posterior mean, shape (n_samples, n_features).
 
@@ -591,15 +755,21 @@ class Mixture(DensityEstimator):
     family : str or Family, default="gaussian_full"
         What a component generates: the name of a family of :mod:`mixcoder.components` in snake case, or an
         instance with its hyper-parameters.
-    n_components : int, default=1
-    temperature : float, default=1.0
+    n_components : int or "auto", default=1
+        "auto" fits one component, two, and so on, until BIC has not improved three times in a row, and keeps the best;
+        see ``selection_``.
+    temperature : float or Annealed, default=1.0
         1 is Bayes' posterior (soft EM), 0 the argmax (hard EM), in between and above softargmax at
-        beta = 1/temperature.
+        beta = 1/temperature. A schedule :class:`mixcoder.encoders.Annealed` begins with one component, which
+        splits as it cools, and ends at its last beta. ``encode``, ``transform``, ``reconstruct``, ``rate`` and
+        ``distortion`` of the fitted mixture use the temperature at which the fit ended; ``predict`` is the same
+        at every temperature, ``predict_proba`` and the scores are those of temperature 1.
     encoder : Encoder, optional
         An encoder instance instead of a temperature, for example a schedule
         ``Tempered(0.2, target_beta=1.0)``.
-    init : {"auto"} or array-like or callable, default="auto"
-        "auto" continues the best of several short fits. An integer array of shape (n_samples,) gives first
+    init : {"auto", "annealed"} or array-like or callable, default="auto"
+        "auto" continues the best of several short fits. "annealed" is ``Annealed()`` with its end at the
+        temperature. An integer array of shape (n_samples,) gives first
         labels, a float array of shape (n_samples, n_components) first responsibilities; a callable is
         called as ``init(X, n_components, random_state)`` and returns either.
     tol : float, default=1e-3
@@ -631,6 +801,8 @@ class Mixture(DensityEstimator):
         Mean bound in the last E-step, in nats per row.
     history_ : dict of lists
         bound, beta, seconds, and events: repairs of components, the only steps after which a bound may be lower.
+        After an annealed start also a dict "annealing" of lists, one entry a temperature: beta, n_components (live
+        ones), entropy of the codes and free_energy in nats per row, n_steps.
     n_features_in_ : int
 
     Examples
@@ -647,15 +819,15 @@ class Mixture(DensityEstimator):
         **DensityEstimator._parameter_constraints,
         "family": [str, Family],
         "encoder": [Encoder, None],
-        "init": [StrOptions({"auto"}), "array-like", callable],
+        "init": [StrOptions({"auto", "annealed"}), "array-like", callable],
     }
 
     def __init__(
         self,
         family: str | Family[Any, Any] = "gaussian_full",
-        n_components: int = 1,
+        n_components: int | str = 1,
         *,
-        temperature: float = 1.0,
+        temperature: float | Annealed = 1.0,
         encoder: Encoder | None = None,
         init: Any = "auto",
         tol: float = 1e-3,
@@ -695,12 +867,16 @@ class Mixture(DensityEstimator):
 
     def _encoder(self) -> Encoder:
         if self.encoder is None:
-            return encoder_at(float(self.temperature))
+            return encoder_at(self.temperature)
         if self.temperature != 1.0:
             raise ValueError(
                 f"Give either encoder={self.encoder!r} or temperature={self.temperature!r}, not both."
             )
         return self.encoder
+
+    def _schedule(self) -> Annealed | None:
+        rule = self.temperature if getattr(self, "encoder", None) is None else self.encoder
+        return schedule_of(rule, self._how_to_begin, self._encoder().beta)
 
     @property
     def _exact_maximiser(self) -> bool:
@@ -710,7 +886,7 @@ class Mixture(DensityEstimator):
         if isinstance(self.init, str):
             return None
         if callable(self.init):
-            random_state = check_random_state(self.random_state)
+            random_state = self._random_numbers()
             source = problem.source
             rows = source.take(torch.arange(source.n_rows))
             shown = rows if self._from_torch else rows.numpy(force=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -14,11 +15,25 @@ from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from mixcoder.estimators._callbacks import all_or_nothing
+from mixcoder.estimators._embedding import KERNEL_CONSTRAINTS, EmbeddingMap, kernel_of
 from mixcoder.estimators._validation import Number, as_tensor, like_input, require_finite, rows_of
 from mixcoder.estimators.base import few_threads
+from mixcoder.fitting.anchors import AnchorFit, TargetsOf, first_anchors, fit_anchors, principal_axes
 from mixcoder.fitting.scan import scan_range
-from mixcoder.ops.embedding import EmbeddingKernel, encode_embedded
-from mixcoder.sources import TensorSource
+from mixcoder.ops.embedding import CodeKernel, EmbeddedCodes, encode_embedded
+from mixcoder.sources import Block, Source, TensorSource
+
+# Rows that decide most of the map, where there are many more: most steps are taken on the fewest.
+_FIRST_ROWS = (1000, 8000)
+
+_BLOCK = 1 << 14
+
+# Length of its gradient, in nats a unit of the map, at which a place is found.
+_CODE_TOL = 1e-10
+
+# Numbers in the largest array of a block, which is (rows k e).
+_BLOCK_NUMBERS = 1 << 18
 
 
 class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -28,9 +43,10 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         \max_{v, w} \sum_n \Bigl( \sum_k A_{nk} \log q_{nk} - \rho |v_n|^2 \Bigr) - \rho \sum_k |w_k|^2, \qquad
         q_{nk} \propto e^{-\beta |v_n - w_k|^2}
 
-    with A the probabilities given. The codes v and the anchors w are improved in turn: the codes to their unique
-    maximum by Newton's method, the anchors by L-BFGS, so that the objective never falls. Cost O(n k) a turn, and a new
-    row gets its place without a new fit.
+    with A the probabilities given. Every step finds the best codes v for the anchors w by Newton's method and then
+    moves the anchors by a Newton step that knows how the codes will follow; the objective never falls. Of many rows a
+    few thousand come first, so that all of them are needed for the last steps only. Such a step costs O(n (k e)^2); a
+    new row gets its place without a new fit, in O(k e).
 
     Parameters
     ----------
@@ -39,6 +55,9 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     model : estimator with ``predict_proba``, optional
         A fitted mixture or classifier: X are then its rows. Without it X are log-probabilities of the components, of
         shape (n_samples, n_classes), up to a constant of each row.
+    kernel : {"squared", "distance", "sphere"}, default="squared"
+        Of squared distances as above, of distances, or of squared distances to codes on the unit sphere. The last two
+        are not concave in the codes: they give a local maximum, and take more steps.
     prior : float, default=0.01
         rho, which keeps codes and anchors finite, and fixes origin and scale.
     absorber, alpha, beta : float, default=0, 0, 1
@@ -53,9 +72,14 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         w.
     embedding_ : array, shape (n_samples, n_components)
         v of the rows fitted. Both are turned to the principal axes of the anchors.
+    n_newton_steps_ : array of int64, shape (n_samples,)
+        How many steps found the place of each row, from nothing but its probabilities.
     history_ : list of float
-        The objective per row after each turn.
+        The objective per row after each step, over all rows.
     n_iter_ : int
+        Steps over all rows.
+    gradient_norm_ : float
+        Length of the gradient in the anchors at the end, per row.
     converged_ : bool
 
     References
@@ -76,10 +100,7 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_components": [Number(Integral, 1, None, closed="left")],
         "model": [None, HasMethods("predict_proba")],
-        "prior": [Number(Real, 0, None, closed="left")],
-        "absorber": [Number(Real, 0, None, closed="left")],
-        "alpha": [Number(Real, None, None, closed="neither")],
-        "beta": [Number(Real, 0, None, closed="neither")],
+        **KERNEL_CONSTRAINTS,
         "max_iter": [Number(Integral, 1, None, closed="left")],
         "tol": [Number(Real, 0, None, closed="left")],
     }
@@ -89,6 +110,7 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         n_components: int = 2,
         *,
         model: Any = None,
+        kernel: str = "squared",
         prior: float = 0.01,
         absorber: float = 0.0,
         alpha: float = 0.0,
@@ -98,6 +120,7 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     ) -> None:
         self.n_components = n_components
         self.model = model
+        self.kernel = kernel
         self.prior = prior
         self.absorber = absorber
         self.alpha = alpha
@@ -115,34 +138,39 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             Log-probabilities of the components, or rows of ``model``.
         y : ignored
         """
-        with few_threads(X):
+        with all_or_nothing(self), few_threads(X):
             return self._fit(X)
 
     def _fit(self, X: Any) -> Self:
-        kernel = self._kernel()
-        targets = self._targets(X, reset=True)
-        anchors = _start(targets, int(self.n_components))
-        codes = encode_embedded(targets, anchors, kernel).codes
-        history = [_total(codes, anchors, targets, kernel)]
-        converged = False
-        for _ in range(int(self.max_iter)):
-            anchors = _improved(codes, anchors, targets, kernel)
-            codes = encode_embedded(targets, anchors, kernel, start=codes).codes
-            history.append(_total(codes, anchors, targets, kernel))
-            if history[-1] - history[-2] <= self.tol:
-                converged = True
-                break
-        if not converged:
+        kernel, source = self._kernel(), self._source(X, reset=True)
+        anchors = _start(source, self._targets_of, int(self.n_components))
+        found: AnchorFit | None = None
+        for rows in _stages(source):
+            found = fit_anchors(
+                rows,
+                self._targets_of,
+                anchors,
+                kernel,
+                prior=float(self.prior) * rows.n_rows / source.n_rows,  # the same optimum, from fewer rows
+                tol=float(self.tol),
+                max_iter=int(self.max_iter),
+                radius=None if found is None else found.radius,
+            )
+            anchors = found.anchors
+        assert found is not None
+        if not found.converged:
             warnings.warn(
-                f"The map still gains more than tol={self.tol:g} nats per row after {self.max_iter} turns: raise "
+                f"The map still gains more than tol={self.tol:g} nats per row after {self.max_iter} steps: raise "
                 "max_iter or tol.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        anchors = anchors @ _principal_axes(anchors)
+        anchors = anchors @ principal_axes(anchors)
+        placed = self._placed(source, anchors, kernel)
         self.anchors_ = like_input(anchors, X)
-        self.embedding_ = like_input(encode_embedded(targets, anchors, kernel).codes, X)
-        self.history_, self.n_iter_, self.converged_ = history, len(history) - 1, converged
+        self.embedding_, self.n_newton_steps_ = like_input(placed.codes, X), like_input(placed.n_steps, X)
+        self.history_, self.n_iter_, self.converged_ = found.history, len(found.history) - 1, found.converged
+        self.gradient_norm_ = found.gradient_norm
         return self
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
@@ -153,72 +181,91 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """Return the places of rows among the fitted anchors, shape (n_samples, n_components)."""
         check_is_fitted(self)
         with few_threads(X):
-            targets = self._targets(X, reset=False)
-            anchors = torch.as_tensor(self.anchors_, device=targets.device)
-            return like_input(encode_embedded(targets, anchors, self._kernel()).codes, X)
+            source = self._source(X, reset=False)
+            return like_input(self._placed(source, self._anchors(source), self._kernel()).codes, X)
+
+    def embedding_map(self, X: Any) -> EmbeddingMap:
+        """Return what a picture shows: places of rows and components, and the absorber's share of each row."""
+        check_is_fitted(self)
+        with few_threads(X):
+            source, kernel = self._source(X, reset=False), self._kernel()
+            anchors = self._anchors(source)
+            placed = self._placed(source, anchors, kernel)
+        absorbed, labels = placed.value.new_empty(source.n_rows), placed.n_steps.new_empty(source.n_rows)
+        for rows in torch.arange(source.n_rows, device=source.device).split(_BLOCK):
+            log_q, log_q_0 = kernel.log_code(placed.codes[rows], anchors)
+            absorbed[rows], labels[rows] = log_q_0.exp(), log_q.argmax(dim=1)
+        shown = (placed.codes, anchors, absorbed, labels, placed.exists)
+        return EmbeddingMap(*(like_input(part, X) for part in shown))
+
+    def save(self, path: Any, *, overwrite: bool = True) -> str:
+        """Write the fitted estimator to one file and return the SHA-256 of its content.
+
+        The file is replaced whole or not at all. Read it back with :func:`mixcoder.load`.
+        """
+        from mixcoder.estimators._persistence import save
+
+        check_is_fitted(self)
+        return save(self, path, overwrite=overwrite)
 
     @property
     def _n_features_out(self) -> int:
         return int(self.anchors_.shape[1])
 
-    def _kernel(self) -> EmbeddingKernel:
-        kernel = EmbeddingKernel(self.absorber, self.alpha, self.beta, self.prior)
-        if not kernel.confines:
+    def _anchors(self, source: Source) -> Tensor:
+        return torch.as_tensor(self.anchors_, dtype=torch.float64, device=source.device)
+
+    def _kernel(self) -> CodeKernel:
+        kernel = kernel_of(self)
+        if self.prior == 0 and not self.absorber > 0:
             raise ValueError(
                 "Expected prior > 0 or absorber > 0, but both are 0: then rows that are sure of their component have "
                 "no finite place; keep a small prior."
             )
         return kernel
 
-    def _targets(self, X: Any, *, reset: bool) -> Tensor:
+    def _source(self, X: Any, *, reset: bool) -> TensorSource:
+        """Return what targets are made of: the rows given, or the probabilities that the model gives them."""
         x = rows_of(self, X, reset=reset)
         source = TensorSource(x)
         require_finite(self, source, scan_range(source))
         if self.model is None:
-            return x.double().softmax(dim=1)
-        probabilities = as_tensor(self.model.predict_proba(X)).double()
+            return source
+        probabilities = as_tensor(self.model.predict_proba(X))
+        return TensorSource(probabilities.to(x.device))
+
+    def _targets_of(self, block: Block) -> Tensor:
+        if self.model is None:
+            return block.x.double().softmax(dim=1)
+        probabilities = block.x.double()
         return probabilities / probabilities.sum(dim=1, keepdim=True)
 
+    def _placed(self, source: Source, anchors: Tensor, kernel: CodeKernel) -> EmbeddedCodes:
+        """Return the codes of all rows, the targets made block by block."""
+        n, e, corners = source.n_rows, anchors.shape[1], kernel.corners(anchors)
+        codes, numbers = anchors.new_empty(n, e), anchors.new_empty(2, n)
+        steps = torch.empty(n, dtype=torch.int64, device=anchors.device)
+        exists = torch.empty(n, dtype=torch.bool, device=anchors.device)
 
-def _start(targets: Tensor, e: int) -> Tensor:
-    """Return the components in the principal axes of the targets, shape (k, e)."""
-    centred = targets - targets.mean(dim=0)
-    values, axes = torch.linalg.eigh(centred.T @ centred / len(targets))
-    anchors = targets.new_zeros(targets.shape[1], e)
-    leading = axes.flip(1)[:, :e] * values.flip(0)[:e].clamp_min(0).sqrt()
-    anchors[:, : leading.shape[1]] = leading
-    size = anchors.square().sum(dim=1).mean().sqrt()
-    return anchors / size if float(size) > 1e-12 else anchors
+        def place(block: Block) -> None:
+            rows = slice(block.start, block.stop)
+            found = encode_embedded(self._targets_of(block), anchors, kernel, tol=_CODE_TOL, corners=corners)
+            codes[rows], steps[rows], exists[rows] = found.codes, found.n_steps, found.exists
+            numbers[0, rows], numbers[1, rows] = found.value, found.gradient_norm
 
-
-def _total(codes: Tensor, anchors: Tensor, targets: Tensor, kernel: EmbeddingKernel) -> float:
-    fitted = kernel.surrogate(codes, anchors, targets).sum()
-    return float(fitted - kernel.prior * anchors.square().sum()) / len(targets)
-
-
-def _improved(codes: Tensor, anchors: Tensor, targets: Tensor, kernel: EmbeddingKernel) -> Tensor:
-    """Return anchors after a few steps of L-BFGS, or the same ones where they cannot be improved."""
-    from scipy.optimize import minimize
-
-    def loss(flat: Any) -> tuple[float, Any]:
-        w = torch.from_numpy(flat).view_as(anchors).to(anchors.device)
-        slope = kernel.anchor_gradient(codes, w, targets) - 2 * kernel.prior * w
-        return -_total(codes, w, targets, kernel), -slope.flatten().numpy(force=True) / len(targets)
-
-    found = minimize(
-        loss, anchors.flatten().numpy(force=True), jac=True, method="L-BFGS-B", options={"maxiter": 20}
-    )
-    new = torch.from_numpy(found.x).view_as(anchors).to(anchors.device)
-    better = _total(codes, new, targets, kernel) > _total(codes, anchors, targets, kernel)
-    return new if better else anchors
+        source.map_rows(place, max(64, _BLOCK_NUMBERS // anchors.numel()))
+        return EmbeddedCodes(codes, numbers[0], numbers[1], steps, exists)
 
 
-def _principal_axes(anchors: Tensor) -> Tensor:
-    """Return the turn, shape (e, e), to the axes along which the anchors spread most, the farthest one positive."""
-    centred = anchors - anchors.mean(dim=0)
-    _, axes = torch.linalg.eigh(centred.T @ centred)
-    axes = axes.flip(1)
-    turned = centred @ axes
-    far = turned.abs().argmax(dim=0)
-    signs = turned.gather(0, far[None])[0].sign()
-    return axes * torch.where(signs == 0, 1.0, signs)
+def _start(source: TensorSource, targets_of: TargetsOf, e: int) -> Tensor:
+    """Return the components in the principal axes of the targets of some rows, shape (k, e)."""
+    some = next(_stages(source))
+    return first_anchors(targets_of(Block(some.x, None, 0)), e)
+
+
+def _stages(source: TensorSource) -> Iterator[TensorSource]:
+    """Yield some rows, evenly spaced, where there are many more, then more of them, then all."""
+    for n in _FIRST_ROWS:
+        if source.n_rows > 4 * n:
+            yield TensorSource(source.x[:: source.n_rows // n])
+    yield source

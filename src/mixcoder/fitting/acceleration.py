@@ -10,6 +10,9 @@ from torch import Tensor
 
 from mixcoder.statistics import Statistics
 
+# Sums of rows of spread one that are below this share of their number may be rounding.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class Leap:
@@ -71,10 +74,14 @@ def _leaves(statistics: Statistics) -> list[Tensor]:
 
 
 def _square_norm(change: Statistics, sums: Statistics) -> float:
-    """Return the squared norm of a change, each feature relative to its sums over the components."""
+    """Return the squared norm of a change, each feature relative to its sums over the components.
+
+    Sums of centred rows may be nothing but rounding: they are measured in a small share of the rows instead.
+    """
     total = torch.zeros((), dtype=torch.float64)
+    least = (_ROUNDING * float(sums.counts.sum())) ** 2  # type: ignore[attr-defined]
     for part, whole in zip(_leaves(change), _leaves(sums), strict=True):
-        size = whole.square().sum(0).clamp_min(torch.finfo(whole.dtype).tiny)
+        size = whole.square().sum(0).clamp_min(max(least, torch.finfo(whole.dtype).tiny))
         total = total.to(part.device) + (part.square().sum(0) / size).sum()
     return float(total)
 

@@ -113,6 +113,10 @@ class FitResult:
         The sums that the last M-step maximised.
     interrupted : bool
         Whether somebody pressed Ctrl-C.
+    attempt : int
+        Which of several starts it came from.
+    encoded_at : int
+        Iteration whose encoder the model has.
     """
 
     model: MixtureAutoencoder
@@ -126,6 +130,8 @@ class FitResult:
     dropped: tuple[int, ...] = ()
     statistics: Statistics | None = None
     interrupted: bool = False
+    attempt: int = 0
+    encoded_at: int = 0
 
     def clone(self) -> FitResult:
         """Return the result with its tensors in memory of their own."""
@@ -136,6 +142,44 @@ class FitResult:
             params=params if self.params is self.model.params else self.params.clone(),
             statistics=None if sums is None else sums.clone(),
         )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All that the iterations to come depend on: an alternation goes on from it to the same bits.
+
+    Parameters
+    ----------
+    params : Params
+    log_weights : Tensor, shape (k,)
+    iteration : int
+        Passes made.
+    previous : float
+        The bound that the next one is compared with.
+    best : tuple
+        The last bound, and the parameters and log-weights that it belongs to.
+    recent : tuple of Statistics
+        Sums from which the next leap is made.
+    longest : float
+        Of the next leap.
+    last : Statistics
+        That the last M-step maximised.
+    history : History
+    refills : dict of int to int
+    dropped : tuple of int
+    """
+
+    params: Params
+    log_weights: Tensor
+    iteration: int
+    previous: float
+    best: tuple[float, Params, Tensor]
+    recent: tuple[Statistics, ...]
+    longest: float
+    last: Statistics
+    history: History
+    refills: dict[int, int]
+    dropped: tuple[int, ...]
 
 
 @dataclass
@@ -161,6 +205,8 @@ def alternate(
     monotone: bool = True,
     on_step: Callable[[Step], bool] | None = None,
     keep_on_interrupt: bool = False,
+    resume: Progress | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> FitResult:
     """Return the result of alternating from given parameters.
 
@@ -180,6 +226,10 @@ def alternate(
         Called after every iteration; returning true stops the fit.
     keep_on_interrupt : bool
         Whether an interrupt returns the best parameters so far instead of going up.
+    resume : Progress, optional
+        Where an earlier call was; it goes on from there.
+    on_progress : callable, optional
+        Told after every iteration how to go on from it.
     """
     run = _Run(params, log_weights, History())
     previous = -math.inf
@@ -190,10 +240,16 @@ def alternate(
     leap = Leap()
     started = time.perf_counter()
     last: Statistics | None = None
-    current = encoder.at(0)
+    if resume is not None:
+        run, iteration, previous, best = _resumed(resume), resume.iteration, resume.previous, resume.best
+        recent, leap, last = list(resume.recent), Leap(resume.longest), resume.last
+        started -= resume.history.seconds[-1]
+    current, encoded_at = encoder.at(iteration), iteration
     try:
         while iteration < max_iter:
-            current = encoder.at(iteration)
+            if on_progress is not None and best is not None and last is not None:
+                on_progress(_progress(run, iteration, previous, best, recent, leap, last))
+            current, encoded_at = encoder.at(iteration), iteration
             iteration += 1
             totals = problem.totals(run.params, run.log_weights, current)
             bound = float(totals.bound / totals.weight)
@@ -259,7 +315,39 @@ def alternate(
         dropped=tuple(sorted(run.dropped)),
         statistics=last,
         interrupted=interrupted,
+        encoded_at=encoded_at,
     )
+
+
+def _progress(
+    run: _Run,
+    iteration: int,
+    previous: float,
+    best: tuple[float, Params, Tensor],
+    recent: list[Statistics],
+    leap: Leap,
+    last: Statistics,
+) -> Progress:
+    """Return where an alternation is; its lists are copies, its tensors are never written to."""
+    history = History(**{name: list(values) for name, values in run.history.as_dict().items()})
+    return Progress(
+        run.params,
+        run.log_weights,
+        iteration,
+        previous,
+        best,
+        tuple(recent),
+        leap.longest,
+        last,
+        history,
+        dict(run.refills),
+        tuple(sorted(run.dropped)),
+    )
+
+
+def _resumed(progress: Progress) -> _Run:
+    history = History(**{name: list(values) for name, values in progress.history.as_dict().items()})
+    return _Run(progress.params, progress.log_weights, history, dict(progress.refills), set(progress.dropped))
 
 
 def _try_leap(

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from mixcoder._typing import Code
 from mixcoder.autoencoder import MixtureAutoencoder, block_rows
-from mixcoder.components.base import Family, Params, PassSetting
+from mixcoder.components.base import Family, Kernel, Params, PassSetting
 from mixcoder.encoders import Argmax, Encoder
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import log_simplex
 from mixcoder.ops.workspace import Workspace
-from mixcoder.sources import Block, Source
+from mixcoder.sources import Block, RowFunction, Source
 from mixcoder.statistics import Statistics
 
 FIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
@@ -34,6 +34,83 @@ class Totals(Statistics):
     statistics: Statistics
     bound: Tensor
     weight: Tensor
+
+
+# What a pass does with a block, as values that can be sent to whoever holds the rows.
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One E-step: the sums of a block."""
+
+    kernel: Kernel[Any, Any]
+    frame: Frame
+    encoder: Encoder
+
+    def __call__(self, block: Block) -> Totals:
+        rows = self.kernel.expand(block.x, self.frame)
+        code, bound = self.encoder.encode_with_bound_(self.kernel.log_joint(rows))
+        weights = block.weights
+        if weights is None:
+            total = bound.sum(dtype=torch.float64)
+            weight = total.new_full((), len(bound))
+        else:
+            weights64 = weights.double()
+            total, weight = weights64 @ bound.double(), weights64.sum()
+        return Totals(self.kernel.statistics(rows, code, weights), total, weight)
+
+
+@dataclass(frozen=True)
+class _RowBounds:
+    """The bound of each row of a block."""
+
+    kernel: Kernel[Any, Any]
+    frame: Frame
+    encoder: Encoder
+
+    def __call__(self, block: Block) -> Tensor:
+        rows = self.kernel.expand(block.x, self.frame)
+        bound = self.encoder.encode_with_bound_(self.kernel.log_joint(rows))[1]
+        offset = self.kernel.row_offset(rows)
+        return bound if offset is None else bound + offset
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """The sums of a block that no code weighs."""
+
+    family: Family[Any, Any]
+    frame: Frame
+
+    def __call__(self, block: Block) -> Tensor:
+        result = self.family.pooled(self.frame.apply(block.x.double()), block.weights)
+        assert result is not None
+        return result
+
+
+@dataclass(frozen=True)
+class FirstSums:
+    """The sums of a block whose code is given."""
+
+    family: Family[Any, Any]
+    frame: Frame
+    code_of: Callable[[Block], Code]
+
+    def __call__(self, block: Block) -> Statistics:
+        """Return the sums."""
+        rows = self.frame.apply(block.x.to(torch.float64))
+        return self.family.statistics(None, rows, self.code_of(block), block.weights)
+
+    def of_rows(self, start: int, stop: int) -> FirstSums:
+        """Return the sums of some rows only: a code of every row is cut to them."""
+        if isinstance(self.code_of, RowFunction):
+            return replace(self, code_of=self.code_of.of_rows(start, stop))
+        return self
+
+
+def everyone(block: Block) -> Code:
+    """Return the code of one component."""
+    return block.x.new_ones(len(block.x), 1).double()
 
 
 @dataclass(frozen=True)
@@ -84,12 +161,7 @@ class Problem:
             return self
         rows = block_rows(0, self.source.n_features, 8)
 
-        def pooled_of(block: Block) -> Tensor:
-            result = self.family.pooled(self.frame.apply(block.x.double()), block.weights)
-            assert result is not None
-            return result
-
-        return replace(self, pooled=self.source.map_reduce(pooled_of, rows))
+        return replace(self, pooled=self.source.map_reduce(_Pooled(self.family, self.frame), rows))
 
     def totals(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Totals:
         """Return the sums of one pass over all rows, and the bound at the given parameters."""
@@ -107,27 +179,17 @@ class Problem:
         )
         kernel = self.family.kernel(params, log_weights, setting)
 
-        def visit(block: Block) -> Totals:
-            rows = kernel.expand(block.x, frame)
-            code, bound = encoder.encode_with_bound_(kernel.log_joint(rows))
-            weights = block.weights
-            if weights is None:
-                total = bound.sum(dtype=torch.float64)
-                weight = total.new_full((), len(bound))
-            else:
-                weights64 = weights.double()
-                total, weight = weights64 @ bound.double(), weights64.sum()
-            return Totals(kernel.statistics(rows, code, weights), total, weight)
-
         n_rows = block_rows(params.n_components, self.width, torch.finfo(source.dtype).bits // 8)
-        totals = source.map_reduce(visit, n_rows)
+        totals = source.map_reduce(_Pass(kernel, frame, encoder), n_rows)
         offset = totals.weight * frame.log_scale
         common = kernel.offset(self.pooled)
         if common is not None:
             offset = offset + common[0]
-        return replace(
-            totals, bound=totals.bound + offset, statistics=self.with_pooled_sums(totals.statistics)
-        )
+        statistics = self.with_pooled_sums(totals.statistics)
+        log_prior = self.family.log_prior(params, statistics)
+        if log_prior is not None:
+            offset = offset + log_prior.sum()
+        return replace(totals, bound=totals.bound + offset, statistics=statistics)
 
     def parameters(self, statistics: Statistics) -> Params:
         """Return parameters that maximise the bound at the given sums."""
@@ -143,17 +205,16 @@ class Problem:
 
     def maximize_code(self, code_of: Callable[[Block], Code], n_components: int) -> tuple[Params, Tensor]:
         """Return the first parameters, from a code given block by block."""
-
-        def visit(block: Block) -> Statistics:
-            rows = self.frame.apply(block.x.to(torch.float64))
-            return self.family.statistics(None, rows, code_of(block), block.weights)
-
         rows = block_rows(n_components, self.width, 8)
         equal = self.magnitude.new_full((n_components,), -math.log(n_components))
-        return self.maximize(self.source.map_reduce(visit, rows), equal)
+        first = FirstSums(self.family, self.frame, code_of)
+        return self.maximize(self.source.map_reduce(first, rows), equal)
 
     def row_bounds(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Callable[[Block], Tensor]:
-        """Return what gives the bound of each row of a block in float64, shape (n,), in working units."""
+        """Return what gives the bound of each row of a block in float64, shape (n,), in working units.
+
+        A value, like all that a pass does with a block.
+        """
         setting = PassSetting(
             torch.float64,
             self.workspace.child("bounds"),
@@ -161,15 +222,7 @@ class Problem:
             FIT_TOLERANCE[torch.float64],
             column_major=False,
         )
-        kernel = self.family.kernel(params, log_weights, setting)
-
-        def bounds(block: Block) -> Tensor:
-            rows = kernel.expand(block.x, self.frame)
-            bound = encoder.encode_with_bound_(kernel.log_joint(rows))[1]
-            offset = kernel.row_offset(rows)
-            return bound if offset is None else bound + offset
-
-        return bounds
+        return _RowBounds(self.family.kernel(params, log_weights, setting), self.frame, encoder)
 
     def log_likelihood(self, params: Params, rows: Tensor) -> Tensor:
         """Return log p(x | k) of rows in working coordinates, shape (n, k)."""
@@ -199,6 +252,10 @@ class Problem:
     def model(self, params: Params, log_weights: Tensor, encoder: Encoder) -> MixtureAutoencoder:
         """Return the mixture with these parameters."""
         return MixtureAutoencoder(self.family, params, log_weights, encoder, self.frame, self.magnitude)
+
+    def example(self, params: Params) -> Params:
+        """Return parameters of the class that is alternated, given an example of the family's."""
+        return params
 
     def without_prior(self) -> Problem:
         """Return the problem of maximum likelihood on the same rows."""

@@ -14,11 +14,11 @@ from mixcoder._typing import Code, HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components.base import Family, Params
 from mixcoder.encoders import Encoder
-from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
-from mixcoder.fitting.em import Problem
+from mixcoder.fitting.alternate import FitResult, Progress, Step, StopRule, alternate
+from mixcoder.fitting.em import Problem, everyone
 from mixcoder.fitting.incomplete import IncompleteProblem
 from mixcoder.fitting.scan import Range, Scan, scan
-from mixcoder.fitting.start import draw_sample, search
+from mixcoder.fitting.start import begins_with_planes, draw_sample, search
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.threads import single_threaded_kernels
 from mixcoder.sources import Block, Source
@@ -64,6 +64,25 @@ class Budget:
     accelerate: bool = False
     monotone: bool = True
     keep_on_interrupt: bool = False
+
+
+@dataclass(frozen=True)
+class FitState:
+    """Where a fit is.
+
+    Parameters
+    ----------
+    attempt : int
+        The start that is being fitted.
+    progress : Progress
+        Of this start.
+    best : FitResult or None
+        Of the starts before.
+    """
+
+    attempt: int
+    progress: Progress
+    best: FitResult | None
 
 
 def prepare(
@@ -124,6 +143,10 @@ def found_start(problem: Problem, n_components: int, encoder: Encoder, generator
         n_starts = n_search_starts(plain, n_components, len(sample.rows))
         if n_components == 1:
             n_starts = 1
+        elif begins_with_planes(sample, n_components, problem.family.seeding_rank):
+            n_starts = max(
+                2, n_starts
+            )  # points or planes: which of the two suits the rows is not known before
         params, log_weights = search(
             plain, sample, n_components, encoder.at(0), n_starts=n_starts, generator=generator
         )
@@ -131,15 +154,44 @@ def found_start(problem: Problem, n_components: int, encoder: Encoder, generator
     return problem.adopt(params.clone(), log_weights.clone(), encoder.at(0))
 
 
+@dataclass(frozen=True)
+class _GivenCode:
+    """A code of every row, or of those from ``first`` on."""
+
+    code: Code
+    n_components: int
+    first: int = 0
+
+    def __call__(self, block: Block) -> Code:
+        rows = slice(block.start - self.first, block.stop - self.first)
+        if isinstance(self.code, HardCode):
+            return HardCode(self.code.index[rows], self.n_components)
+        return self.code[rows].to(torch.float64, copy=True)
+
+    def of_rows(self, start: int, stop: int) -> _GivenCode:
+        rows = slice(start - self.first, stop - self.first)
+        if isinstance(self.code, HardCode):
+            return _GivenCode(HardCode(self.code.index[rows], self.n_components), self.n_components, start)
+        return _GivenCode(self.code[rows], self.n_components, start)
+
+
+@dataclass(frozen=True)
+class _Zigzags:
+    """Responsibilities that are zigzags along random directions."""
+
+    frame: Frame
+    directions: Tensor
+    phases: Tensor
+
+    def __call__(self, block: Block) -> Code:
+        along = self.frame.apply(block.x.double()) @ self.directions + self.phases
+        code = (2 * (along - along.floor()) - 1).abs()
+        return code / code.sum(1, keepdim=True)
+
+
 def start_from_code(problem: Problem, code: Code, n_components: int) -> Start:
     """Return the first M-step of a code of every row."""
-
-    def code_of(block: Block) -> Code:
-        if isinstance(code, HardCode):
-            return HardCode(code.index[block.start : block.stop], n_components)
-        return code[block.start : block.stop].to(torch.float64, copy=True)
-
-    return problem.maximize_code(code_of, n_components)
+    return problem.maximize_code(_GivenCode(code, n_components), n_components)
 
 
 def start_at_random(problem: Problem, n_components: int, generator: torch.Generator) -> Start:
@@ -153,12 +205,7 @@ def start_at_random(problem: Problem, n_components: int, generator: torch.Genera
     draws = torch.randn(d + 1, n_components, generator=generator, dtype=torch.float64).to(device)
     directions, phases = _PERIODS * draws[:d] / spread[:, None], draws[d]
 
-    def code_of(block: Block) -> Code:
-        along = problem.frame.apply(block.x.double()) @ directions + phases
-        code = (2 * (along - along.floor()) - 1).abs()
-        return code / code.sum(1, keepdim=True)
-
-    return problem.maximize_code(code_of, n_components)
+    return problem.maximize_code(_Zigzags(problem.frame, directions, phases), n_components)
 
 
 def start_around(problem: Problem, means: Tensor, encoder: Encoder) -> Start:
@@ -171,9 +218,9 @@ def start_around(problem: Problem, means: Tensor, encoder: Encoder) -> Start:
     """
     k = means.shape[0]
     plain = problem.without_prior()
-    whole, _ = plain.maximize_code(lambda block: block.x.new_ones(len(block.x), 1).double(), 1)
-    everyone = torch.zeros(k, dtype=torch.int64, device=means.device)
-    params = replace(whole.take(everyone), means=means)  # type: ignore[call-arg]
+    whole, _ = plain.maximize_code(everyone, 1)
+    same = torch.zeros(k, dtype=torch.int64, device=means.device)
+    params = replace(whole.take(same), means=means)  # type: ignore[call-arg]
     equal = means.new_full((k,), -math.log(k))
     totals = plain.totals(params, equal, encoder)
     return problem.maximize(totals.statistics, equal)
@@ -186,20 +233,28 @@ def fit(
     n_init: int,
     budget: Budget,
     on_step: Callable[[int, Step], bool] | None = None,
+    resume: FitState | None = None,
+    on_progress: Callable[[FitState], None] | None = None,
 ) -> FitResult:
     """Return the best of ``n_init`` fits, each from its own start.
 
     An interrupt ends all of them. Where the budget asks to keep what there is, the best so far is
     returned, not converged.
     """
-    best: FitResult | None = None
+    best: FitResult | None = None if resume is None else resume.best
     interrupted = False
-    for attempt in range(n_init):
+    for attempt in range(0 if resume is None else resume.attempt, n_init):
+        begun = resume.progress if resume is not None and attempt == resume.attempt else None
+
+        def tell(progress: Progress, attempt: int = attempt, best: FitResult | None = best) -> None:
+            if on_progress is not None:
+                on_progress(FitState(attempt, progress, best))
+
         try:
-            params, log_weights = starts(attempt)
+            params, log_weights = starts(attempt) if begun is None else (begun.params, begun.log_weights)
             # Nothing here is differentiated either. What leaves may be, and so leaves as a clone.
             with torch.inference_mode():
-                result = alternate(
+                ended: FitResult = alternate(
                     problem,
                     params,
                     log_weights,
@@ -210,15 +265,17 @@ def fit(
                     monotone=budget.monotone,
                     on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
                     keep_on_interrupt=budget.keep_on_interrupt,
+                    resume=begun,
+                    on_progress=None if on_progress is None else tell,
                 )
-            result = result.clone()
+            result: FitResult = ended.clone()
         except KeyboardInterrupt:
             if not budget.keep_on_interrupt or best is None:
                 raise
             interrupted = True
             break
         if best is None or result.bound - best.bound > _ROUNDING * abs(best.bound):
-            best = result
+            best = replace(result, attempt=attempt)
         interrupted = result.interrupted
         if interrupted:
             break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, Generic, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -14,11 +14,15 @@ from mixcoder.components import Gaussian
 from mixcoder.components.base import Family, Params
 from mixcoder.components.factor_analyzer import FactorAnalyzer
 from mixcoder.components.observed import observed_parts
+from mixcoder.components.ppca import PPCA
 from mixcoder.encoders import Encoder, Posterior
 from mixcoder.fitting.em import Problem, Totals
-from mixcoder.sources import Block, Source, TensorSource
+from mixcoder.ops.frame import Frame
+from mixcoder.sources import Block, RowFunction, Source, TensorSource
 from mixcoder.sources.base import A
 from mixcoder.statistics import Statistics
+
+R = TypeVar("R")
 
 # Rows from which the one component that completes the others is learned, and its EM steps.
 _SAMPLE = 1000
@@ -26,6 +30,50 @@ _STEPS = 10
 
 # Blocks of a pass: enough to share out among threads, large enough for patterns to repeat.
 _MIN_BLOCK, _MAX_BLOCK, _BLOCKS = 128, 8192, 16
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One exact E-step: the sums of a block of which entries are missing."""
+
+    family: Family[Any, Any]
+    params: Params
+    log_weights: Tensor
+    frame: Frame
+    encoder: Encoder
+
+    def __call__(self, block: Block) -> Totals:
+        x, log_scale = self.frame.apply(block.x.double()), self.frame.scale.log()
+        seen = ~x.isnan()
+        weights = seen.any(1).double()
+        if block.weights is not None:
+            weights = weights * block.weights.double()
+        total: Totals | None = None
+        for rows, view in observed_parts(self.family, self.params, x):
+            code, bound = self.encoder.encode_with_bound_(view.log_likelihood + self.log_weights)
+            bound = bound + seen[rows].double() @ log_scale
+            share = weights[rows]
+            part = Totals(view.statistics(code, share), share @ bound, share.sum())
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+
+@dataclass(frozen=True)
+class _RowBounds:
+    """The bound of what each row of a block shows."""
+
+    family: Family[Any, Any]
+    params: Params
+    log_weights: Tensor
+    frame: Frame
+    encoder: Encoder
+
+    def __call__(self, block: Block) -> Tensor:
+        rows = self.frame.apply(block.x.double())
+        log_joint = _log_likelihood(self.family, self.params, rows) + self.log_weights
+        bound = self.encoder.encode_with_bound_(log_joint)[1]
+        return bound.masked_fill(rows.isnan().all(1), torch.inf)
 
 
 @final
@@ -54,26 +102,11 @@ class IncompleteProblem(Problem):
         return self
 
     def _pass(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Totals:
-        log_scale = self.frame.scale.log()
-
-        def visit(block: Block) -> Totals:
-            x = self.frame.apply(block.x.double())
-            seen = ~x.isnan()
-            weights = seen.any(1).double()
-            if block.weights is not None:
-                weights = weights * block.weights.double()
-            total: Totals | None = None
-            for rows, view in observed_parts(self.family, params, x):
-                code, bound = encoder.encode_with_bound_(view.log_likelihood + log_weights)
-                bound = bound + seen[rows].double() @ log_scale
-                share = weights[rows]
-                part = Totals(view.statistics(code, share), share @ bound, share.sum())
-                total = part if total is None else total + part
-            assert total is not None
-            return total
-
         n_rows = max(_MIN_BLOCK, min(_MAX_BLOCK, -(-self.source.n_rows // _BLOCKS)))
-        return self.source.map_reduce(visit, n_rows)
+        work = _Pass(self.family, params, log_weights, self.frame, encoder)
+        totals = self.source.map_reduce(work, n_rows)
+        log_prior = _log_prior(self, params, totals.statistics)
+        return totals if log_prior is None else replace(totals, bound=totals.bound + log_prior.sum())
 
     def parameters(self, statistics: Statistics) -> Params:
         """Return parameters that maximise the bound at the given sums."""
@@ -85,20 +118,11 @@ class IncompleteProblem(Problem):
 
     def row_bounds(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Callable[[Block], Tensor]:
         """Return what gives the bound of what each row shows; that of a row without any entry is infinite."""
-
-        def bounds(block: Block) -> Tensor:
-            rows = self.frame.apply(block.x.double())
-            bound = encoder.encode_with_bound_(self.log_likelihood(params, rows) + log_weights)[1]
-            return bound.masked_fill(rows.isnan().all(1), torch.inf)
-
-        return bounds
+        return _RowBounds(self.family, params, log_weights, self.frame, encoder)
 
     def log_likelihood(self, params: Params, rows: Tensor) -> Tensor:
         """Return log p(x_a | k) of rows in working coordinates, shape (n, k)."""
-        result = rows.new_empty(len(rows), params.n_components)
-        for index, view in observed_parts(self.family, params, rows):
-            result[index] = view.log_likelihood
-        return result
+        return _log_likelihood(self.family, params, rows)
 
     def statistics(self, params: Params, rows: Tensor, code: Code, weights: Tensor | None) -> Statistics:
         """Return the expected sums of rows in working coordinates."""
@@ -113,24 +137,27 @@ class IncompleteProblem(Problem):
 
         Starts are found there: seeding, short fits and codes given by the user need whole rows.
         """
-        model = self._one_component()
-        source = CompletedSource(self.source, self.family, model, self.frame)
+        family, params = self._one_component()
+        source = CompletedSource(self.source, family, params, self.frame)
         return _CompletedProblem.of(self, source=source).with_pooled()
 
-    def _one_component(self) -> Params:
-        """Return the parameters of one component, of the first rows or a stride of many."""
+    def _one_component(self) -> tuple[Family[Any, Any], Params]:
+        """Return the family and parameters of one component, of the first rows or a stride of many."""
+        family: Any = self.family
+        if isinstance(getattr(family, "n_latent", None), tuple):
+            family = replace(family, n_latent=max(family.n_latent))
         n = self.source.n_rows
         index = torch.arange(0, n, max(1, n // _SAMPLE))[:_SAMPLE] if n > _SAMPLE else torch.arange(n)
         x = self.source.take(index)
-        few = replace(self, source=TensorSource(x, self.source.take_weights(index)))
+        few = replace(self, family=family, source=TensorSource(x, self.source.take_weights(index)))
         whole = self.frame.apply(torch.where(x.isnan(), self.filler, x.double()))
         zero = torch.zeros(1, dtype=torch.float64, device=x.device)
         everyone = HardCode(torch.zeros(len(x), dtype=torch.int64, device=x.device), 1)
-        start = self.family.statistics(None, whole, everyone, few.source.take_weights(torch.arange(len(x))))
+        start = family.statistics(None, whole, everyone, few.source.take_weights(torch.arange(len(x))))
         params, _ = few.maximize(start, zero)
         for _ in range(_STEPS):
             params, _ = few.maximize(few.totals(params, zero, Posterior()).statistics, zero)
-        return params
+        return family, params
 
 
 class _CompletedProblem(Problem):
@@ -139,6 +166,13 @@ class _CompletedProblem(Problem):
     def parameters(self, statistics: Statistics) -> Params:
         """Return parameters that maximise the bound at the given sums."""
         return _parameters(self, statistics)
+
+
+def _log_likelihood(family: Family[Any, Any], params: Params, rows: Tensor) -> Tensor:
+    result = rows.new_empty(len(rows), params.n_components)
+    for index, view in observed_parts(family, params, rows):
+        result[index] = view.log_likelihood
+    return result
 
 
 def _parameters(problem: Problem, statistics: Statistics) -> Params:
@@ -150,6 +184,53 @@ def _parameters(problem: Problem, statistics: Statistics) -> Params:
     if isinstance(problem.family, Gaussian | FactorAnalyzer):
         return problem.family.maximize(statistics, problem.variances)  # type: ignore[arg-type]
     return problem.family.maximize(statistics)
+
+
+@dataclass(frozen=True)
+class _Completion:
+    """Fills in what rows miss as one component expects it."""
+
+    family: Family[Any, Any]
+    params: Params
+    frame: Frame
+
+    def __call__(self, x: Tensor) -> Tensor:
+        missing = x.isnan()
+        if not bool(missing.any()):
+            return x
+        z = self.frame.apply(x.double())
+        filled = torch.empty_like(z)
+        for rows, view in observed_parts(self.family, self.params, z):
+            code = HardCode(torch.zeros(len(rows), dtype=torch.int64, device=x.device), 1)
+            filled[rows] = view.expected(code)
+        return torch.where(missing, self.frame.undo(filled).to(x.dtype), x)
+
+
+@dataclass(frozen=True)
+class _OfCompleted(Generic[R]):
+    """A function of completed blocks, as one of the blocks that are there."""
+
+    function: Callable[[Block], R]
+    completion: _Completion
+
+    def __call__(self, block: Block) -> R:
+        return self.function(replace(block, x=self.completion(block.x)))
+
+
+@dataclass(frozen=True)
+class _OfCompletedRows(_OfCompleted[R]):
+    """The same of a function that holds something of every row."""
+
+    def of_rows(self, start: int, stop: int) -> _OfCompleted[R]:
+        assert isinstance(self.function, RowFunction)
+        return _OfCompleted(self.function.of_rows(start, stop), self.completion)
+
+
+def _log_prior(problem: Problem, params: Params, statistics: Statistics) -> Tensor | None:
+    """Return what ``_parameters`` adds to the bound for the parameters alone: a prior keeps to what was seen too."""
+    if isinstance(problem.family, PPCA | FactorAnalyzer):
+        return problem.family.log_prior(params, statistics, problem.variances)  # type: ignore[arg-type]
+    return problem.family.log_prior(params, statistics)
 
 
 @final
@@ -165,38 +246,25 @@ class CompletedSource(Source):
     frame : Frame
     """
 
-    def __init__(self, source: Source, family: Family[Any, Any], params: Params, frame: Any) -> None:
-        self.source, self.family, self.params, self.frame = source, family, params, frame
+    def __init__(self, source: Source, family: Family[Any, Any], params: Params, frame: Frame) -> None:
+        self.source, self.completed = source, _Completion(family, params, frame)
         self.n_rows, self.n_features = source.n_rows, source.n_features
         self.dtype, self.device = source.dtype, source.device
 
-    def completed(self, x: Tensor) -> Tensor:
-        """Return rows without NaN, shape (n, d)."""
-        missing = x.isnan()
-        if not bool(missing.any()):
-            return x
-        z = self.frame.apply(x.double())
-        filled = torch.empty_like(z)
-        for rows, view in observed_parts(self.family, self.params, z):
-            code = HardCode(torch.zeros(len(rows), dtype=torch.int64, device=x.device), 1)
-            filled[rows] = view.expected(code)
-        return torch.where(missing, self.frame.undo(filled).to(x.dtype), x)
-
-    def _block(self, block: Block) -> Block:
-        return Block(self.completed(block.x), block.weights, block.start)
-
     def map_reduce(self, function: Callable[[Block], A], block_rows: int) -> A:
         """Return the sum of ``function(block)`` over all blocks."""
-        return self.source.map_reduce(lambda block: function(self._block(block)), block_rows)
+        if isinstance(function, RowFunction):
+            return self.source.map_reduce(_OfCompletedRows(function, self.completed), block_rows)
+        return self.source.map_reduce(_OfCompleted(function, self.completed), block_rows)
 
     def map_rows(self, function: Callable[[Block], None], block_rows: int) -> None:
         """Call ``function`` on every block."""
-        self.source.map_rows(lambda block: function(self._block(block)), block_rows)
+        self.source.map_rows(_OfCompleted(function, self.completed), block_rows)
 
     def blocks(self, block_rows: int) -> Iterator[Block]:
         """Yield the blocks in order, one at a time."""
         for block in self.source.blocks(block_rows):
-            yield self._block(block)
+            yield replace(block, x=self.completed(block.x))
 
     def place(self, row: int) -> str:
         """Return how a message says where a row is."""

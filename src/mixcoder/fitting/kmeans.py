@@ -11,14 +11,17 @@ from torch import Tensor
 from mixcoder._typing import HardCode
 from mixcoder.components import GaussianTiedSpherical
 from mixcoder.components.gaussian_tied_spherical import GaussianTiedSphericalParams
-from mixcoder.encoders import Argmax
+from mixcoder.encoders import Annealed, Argmax
+from mixcoder.engines import current_engine
 from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
+from mixcoder.fitting.annealing import AnnealingTrace, anneal
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Start, prepare
 from mixcoder.fitting.lloyd import LloydProblem
 from mixcoder.fitting.scan import Range, Scan
 from mixcoder.fitting.seeding import draw_distinct, plus_plus_batch, tied_ranks
 from mixcoder.fitting.start import Sample, draw_sample, hard_start
+from mixcoder.ops.gaussian import LOG_2PI
 from mixcoder.sources import Source, TensorSource
 
 # Starts that are run on the sample, and Lloyd steps that each gets there; fewer where the best one goes on on a
@@ -37,17 +40,24 @@ _SETTLING_STEPS = 100
 _SETTLING_TOLERANCE = 1e-3
 
 
-def kmeans_problem(source: Source, limits: Range) -> tuple[Problem, Scan]:
-    """Return the problem whose bound is the negative sum of squares: round, of one size, equal weights."""
+def kmeans_problem(source: Source, limits: Range, *, remembers: bool = True) -> tuple[Problem, Scan]:
+    """Return the problem whose bound is the negative sum of squares: round, of one size, equal weights.
+
+    Parameters
+    ----------
+    remembers : bool
+        Whether a pass over rows in memory may use what the last one knew of each; a fit that is to be resumed may not.
+    """
     problem, seen = prepare(source, GaussianTiedSpherical(), limits, fixed_weights=True)
-    return _of_one_size(problem), seen
+    return _of_one_size(problem, remembers=remembers), seen
 
 
-def _of_one_size(problem: Problem) -> Problem:
+def _of_one_size(problem: Problem, *, remembers: bool = True) -> Problem:
     # The size is one working unit whatever the units of the rows: it scales the bound, nothing else.
     family = GaussianTiedSpherical(variance=1.0)
-    if not isinstance(problem.source, TensorSource):
-        # Rows in files are not remembered one by one: there may be more of them than memory holds.
+    if not remembers or not isinstance(problem.source, TensorSource) or current_engine().remote:
+        # Rows in files are not remembered one by one: there may be more of them than memory holds. And workers
+        # remember nothing.
         return Problem.of(problem, family=family, fixed_weights=True)
     return LloydProblem.of(problem, family=family, fixed_weights=True)
 
@@ -102,6 +112,37 @@ def _settling_rows(source: Source, n_clusters: int) -> int:
     row_bytes = source.n_features * torch.finfo(source.dtype).bits // 8
     size = min(source.n_rows // _SETTLING_SHARE, _SETTLING_BYTES // row_bytes)
     return size if size >= max(_SETTLING_ROWS, _SETTLING_ROWS_PER_CENTRE * n_clusters) else 0
+
+
+def annealed_centres(
+    problem: Problem, n_clusters: int, schedule: Annealed, generator: torch.Generator
+) -> tuple[Tensor, AnnealingTrace]:
+    r"""Return the centres at the end of deterministic annealing on a sample, and the trace of the way there.
+
+    Inverse temperatures, of the schedule and of the trace, are in one over squared units of the rows, and the free
+    energy is that of squared distances, in squared units of the rows:
+
+    .. math:: u_{nk} \propto \pi_k\, e^{-\beta |x_n - a_k|^2}, \qquad
+              F_\beta = \frac1{\beta N} \sum_n w_n \log \sum_k \pi_k\, e^{-\beta |x_n - a_k|^2}
+
+    which tends to minus the mean squared distance from the nearest centre.
+
+    References
+    ----------
+    Rose (1998), equations 6, 8 and 21, with one sign for all that rises.
+    """
+    scale = float(problem.frame.scale[0])
+    unit = 0.5 * scale * scale  # log p = -|z - a|^2 / 2 + c, and z = scale x
+    constant = problem.frame.log_scale - 0.5 * problem.source.n_features * LOG_2PI
+    mix, trace = anneal(problem, n_clusters, schedule.scaled(1.0 / unit), generator)
+    trace = replace(
+        trace,
+        beta=[beta * unit for beta in trace.beta],
+        free_energy=[(energy - constant) / unit for energy in trace.free_energy],
+    )
+    params = mix.params
+    assert isinstance(params, GaussianTiedSphericalParams)
+    return _settled(problem, params.means, generator), trace
 
 
 def random_centres(problem: Problem, n_clusters: int, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,7 @@ from mixcoder.components.base import Kernel, Params, PassSetting
 from mixcoder.components.gaussian_tied_spherical import GaussianTiedSphericalParams
 from mixcoder.encoders import Encoder
 from mixcoder.encoders.argmax import rowwise_argmax
+from mixcoder.engines import LocalEngine, current_engine
 from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.seeding import plus_plus_batch
 from mixcoder.fitting.start import hard_start
@@ -118,8 +119,10 @@ class LloydProblem(Problem):
         moves = (centres - memory.centres).square().sum(1).sqrt().to(memory.upper.dtype)
         farthest = torch.stack([part.amax() for part in moves[memory.order].split(memory.sizes)])[:, None]
         nearness = _Nearness.of(self, params, log_weights)
-        with single_threaded_kernels() as n_threads:
-            workers = n_threads if source.device.type == "cpu" else 1
+        engine = current_engine()
+        with single_threaded_kernels() as allowed:
+            chosen = engine.n_threads if isinstance(engine, LocalEngine) else None
+            workers = (chosen or allowed) if source.device.type == "cpu" else 1
             active = self._doubtful(memory, moves, farthest, workers)
             visit = _Visit(self, memory, nearness, len(active) == source.n_rows)
             sums = memory.moments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -101,14 +102,20 @@ def _worst_rows(
     problem: Problem, params: Params, log_weights: Tensor, encoder: Encoder, n_rows: int
 ) -> _Worst:
     """Return the rows with the lowest bound."""
-    bounds = problem.row_bounds(params, log_weights, encoder)
+    return problem.source.map_reduce(_Look(problem.row_bounds(params, log_weights, encoder), n_rows), 4096)
 
-    def visit(block: Block) -> _Worst:
-        bound = bounds(block)
+
+@dataclass(frozen=True)
+class _Look:
+    """The worst rows of a block."""
+
+    bounds: Callable[[Block], Tensor]
+    n_rows: int
+
+    def __call__(self, block: Block) -> _Worst:
+        bound = self.bounds(block)
         if block.weights is not None:
             bound = torch.where(block.weights > 0, bound, torch.inf)
-        lowest, index = torch.topk(bound, min(n_rows, len(bound)), largest=False)
+        lowest, index = torch.topk(bound, min(self.n_rows, len(bound)), largest=False)
         order = torch.argsort(lowest, stable=True)
         return _Worst(lowest[order], index[order] + block.start)
-
-    return problem.source.map_reduce(visit, 4096)

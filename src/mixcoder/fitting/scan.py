@@ -123,20 +123,7 @@ def scan(source: Source, limits: Range) -> Scan:
     centre = 0.5 * lowest + 0.5 * highest
     half_width = torch.where(lowest == highest, reach, 0.5 * highest - 0.5 * lowest)
     units = Frame.around(centre, half_width, common_scale=False)
-
-    def spread_of(block: Block) -> _Spread:
-        x = units.apply(block.x.to(torch.float64))
-        if limits.incomplete:
-            return _observed_spread(x, block.weights)
-        if block.weights is None:
-            mean = x.mean(0)
-            return _Spread(x.new_tensor(float(x.shape[0])), mean, (x - mean).square_().sum(0))
-        w = block.weights.to(torch.float64)
-        weight = w.sum()
-        mean = (w @ x) / weight.clamp_min(torch.finfo(torch.float64).tiny)
-        return _Spread(weight, mean, w @ (x - mean).square_())
-
-    spread = source.map_reduce(spread_of, _scan_rows(source))
+    spread = source.map_reduce(_SpreadOf(units, limits.incomplete), _scan_rows(source))
     constant = lowest == highest
     std = (spread.squares / spread.weight.clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
     weight, n_missing, n_empty = _missing_in(source) if limits.incomplete else (float(spread.weight), 0, 0)
@@ -162,19 +149,39 @@ def _observed_spread(x: Tensor, weights: Tensor | None) -> _Spread:
 
 def _missing_in(source: Source) -> tuple[float, int, int]:
     """Return the weight of the rows that hold anything, the number of missing entries, and of empty rows."""
-
-    def count(block: Block) -> Tensor:
-        missing = block.x.isnan()
-        some = (~missing).any(1).double()
-        weight = some.sum() if block.weights is None else some @ block.weights.double()
-        return torch.stack([weight, missing.sum().double(), len(some) - some.sum()])
-
-    weight, n_missing, n_empty = source.map_reduce(count, _scan_rows(source)).tolist()
+    weight, n_missing, n_empty = source.map_reduce(_missing_of, _scan_rows(source)).tolist()
     return weight, int(n_missing), int(n_empty)
+
+
+def _missing_of(block: Block) -> Tensor:
+    missing = block.x.isnan()
+    some = (~missing).any(1).double()
+    weight = some.sum() if block.weights is None else some @ block.weights.double()
+    return torch.stack([weight, missing.sum().double(), len(some) - some.sum()])
 
 
 def _scan_rows(source: Source) -> int:
     return max(256, _SCAN_NUMBERS // source.n_features)
+
+
+@dataclass(frozen=True)
+class _SpreadOf:
+    """The spread of a block in given units."""
+
+    units: Frame
+    incomplete: bool
+
+    def __call__(self, block: Block) -> _Spread:
+        x = self.units.apply(block.x.to(torch.float64))
+        if self.incomplete:
+            return _observed_spread(x, block.weights)
+        if block.weights is None:
+            mean = x.mean(0)
+            return _Spread(x.new_tensor(float(x.shape[0])), mean, (x - mean).square_().sum(0))
+        w = block.weights.to(torch.float64)
+        weight = w.sum()
+        mean = (w @ x) / weight.clamp_min(torch.finfo(torch.float64).tiny)
+        return _Spread(weight, mean, w @ (x - mean).square_())
 
 
 def _range_of(block: Block) -> Range:

@@ -17,6 +17,7 @@ from torch import Tensor
 from mixcoder.components.base import Params, PassSetting
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import Problem
+from mixcoder.fitting.plane_seeding import affordable, plane_labels
 from mixcoder.fitting.seeding import (
     assign_batch,
     own_order,
@@ -59,6 +60,11 @@ _SURE_STEPS = 3
 
 # Starts whose bounds differ by less than this, in nats per row, are taken to be the same optimum.
 _AGREEMENT = 1e-3
+
+
+# Kinds of starts, in turn: where components are around points, and where they are planes.
+_POINTS = ("centres", "centres", "slabs", "soft")
+_PLANES = ("centres", "planes", "planes", "soft")
 
 
 @dataclass(frozen=True)
@@ -160,26 +166,44 @@ def hard_start(view: Tensor, weights: Tensor, centres: Tensor, n_steps: int) -> 
     return labels
 
 
-def candidate_codes(sample: Sample, n_components: int, n_starts: int, generator: torch.Generator) -> Tensor:
+def begins_with_planes(sample: Sample, n_components: int, rank: int | None) -> bool:
+    """Return whether some starts are planes: the components are, and choosing them costs little."""
+    n_rows, n_features = sample.view.shape
+    return rank is not None and rank < n_features and affordable(n_rows, n_features, n_components, rank)
+
+
+def candidate_codes(
+    sample: Sample,
+    n_components: int,
+    n_starts: int,
+    generator: torch.Generator,
+    rank: int | None = None,
+) -> Tensor:
     """Return first codes of several starts, deliberately different in kind, shape (m, r, k).
 
-    Greedy k-means++ and a few Lloyd steps; slabs across a random direction; soft assignment to random rows, all
-    components beginning near the overall spread. Of the last two there is one in four each.
+    In turn: greedy k-means++ and a few Lloyd steps; slabs across a random direction; soft assignment to
+    random rows, all components beginning near the overall spread. Where components are planes of some rank,
+    greedily chosen local planes take the place of slabs.
     """
     view, weights, k = sample.view, sample.weights, n_components
     if len(view) <= k:
         # No row is left to share: one component each, and the others are not needed.
         return torch.eye(len(view), k, dtype=view.dtype, device=view.device)[:, None].repeat(1, n_starts, 1)
-    n_soft, n_slabs = n_starts // 4, (n_starts + 1) // 4
-    n_centres = n_starts - n_slabs - n_soft
+    turns = _PLANES if begins_with_planes(sample, k, rank) else _POINTS
+    kinds = [turns[i % len(turns)] for i in range(n_starts)]
+    n_centres = kinds.count("centres")
     views = sample.views[:n_centres]
     n_steps = _LLOYD_STEPS if k < _MANY_CENTRES else _MANY_LLOYD_STEPS
     centres = plus_plus_batch(views, weights, k, -(-n_centres // len(views)), generator)
     labels = hard_start(views, weights, centres, n_steps).transpose(0, 1).flatten(0, 1)[:n_centres]
     cumulative = weights.cumsum(0)
-    if n_slabs:
-        slabs = [_slabs(view, weights, k, _draw_rows(cumulative, (2,), generator)) for _ in range(n_slabs)]
-        labels = torch.cat([labels, torch.stack(slabs)])
+    for kind in kinds:
+        if kind == "slabs":
+            slabs = _slabs(view, weights, k, _draw_rows(cumulative, (2,), generator))
+            labels = torch.cat([labels, slabs[None]])
+        elif kind == "planes":
+            assert rank is not None
+            labels = torch.cat([labels, plane_labels(view, weights, k, rank, generator)[None]])
     # Smoothed a little towards even shares, no component starts without any say in a row.
     codes = view.new_full((len(view), n_starts, k), _SMOOTHING / k)
     codes[:, : len(labels)].scatter_(2, labels.T[:, :, None], 1 - _SMOOTHING + _SMOOTHING / k)
@@ -215,7 +239,7 @@ def search(
     two best end in one place, the search is over. Components of different starts do not touch, so all starts
     run as one long list of components.
     """
-    codes = candidate_codes(sample, n_components, n_starts, generator)
+    codes = candidate_codes(sample, n_components, n_starts, generator, problem.family.seeding_rank)
     race = _Race(problem, sample, encoder)
     params, log_weights = race.first_step(codes)
     if n_starts == 1:
@@ -290,6 +314,9 @@ class _Race:
         else:
             flat = code.dense(log_joint.dtype).transpose(0, 1).flatten(1)
         statistics = kernel.statistics(self.expanded, flat, self.row_weights)
+        log_prior = self.problem.family.log_prior(params, statistics)
+        if log_prior is not None:
+            bounds = bounds + log_prior.view(n_starts, k).sum(1)
         return *self._maximize(statistics, log_weights), bounds.tolist()
 
     def _maximize(self, statistics: Statistics, log_weights: Tensor) -> tuple[Params, Tensor]:

@@ -12,10 +12,11 @@ from mixcoder.autoencoder import MixtureAutoencoder, block_rows
 from mixcoder.components.base import Params
 from mixcoder.encoders import Encoder
 from mixcoder.errors import DataError, FitError
-from mixcoder.fitting.em import Problem
+from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.incomplete import IncompleteProblem
+from mixcoder.ops.frame import Frame
 from mixcoder.ops.gaussian import EMPTY
-from mixcoder.sources import Source
+from mixcoder.sources import Block, Source
 from mixcoder.statistics import Statistics
 
 
@@ -39,6 +40,8 @@ class Stream:
         s, per row; sums where ``exponent`` is ``None``.
     bounds : tuple of float
         Mean bound of each batch before its step, in nats per row.
+    pending : Totals, optional
+        Sums of batches at the parameters as they stand, which the next step maximises with its own.
 
     References
     ----------
@@ -52,6 +55,7 @@ class Stream:
     exponent: float | None
     average: Statistics | None = None
     bounds: tuple[float, ...] = ()
+    pending: Totals | None = None
 
     @classmethod
     def resumed(
@@ -63,6 +67,7 @@ class Stream:
         exponent: float | None,
         average: Statistics | None,
         bounds: tuple[float, ...],
+        pending: Totals | None = None,
     ) -> Stream:
         """Return the stream that a fitted model, its sums and its bounds stand for, at a batch."""
         problem = Problem(
@@ -74,7 +79,7 @@ class Stream:
             total_weight=batch.total_weight,
             fixed_weights=exponent is None,
         )
-        return cls(problem, model.params, model.log_weights, encoder, exponent, average, bounds)
+        return cls(problem, model.params, model.log_weights, encoder, exponent, average, bounds, pending)
 
     @property
     def n_steps(self) -> int:
@@ -82,32 +87,57 @@ class Stream:
         return len(self.bounds)
 
     @property
+    def bound(self) -> float:
+        """Mean bound of the last batch, or of all that wait."""
+        if self.pending is not None:
+            return float(self.pending.bound / self.pending.weight)
+        return self.bounds[-1]
+
+    @property
     def model(self) -> MixtureAutoencoder:
         """The mixture as it stands."""
         return self.problem.model(self.params, self.log_weights, self.encoder)
 
-    def step(self, batch: Source) -> Stream:
-        """Return the stream after one more batch."""
+    def step(self, batch: Source, *, maximize: bool = True, unit: float = 1.0) -> Stream:
+        """Return the stream after one more batch.
+
+        Parameters
+        ----------
+        maximize : bool
+            Whether the parameters move. Where they do not, the sums wait for a step at which they do, and what it then
+            maximises is these sums alone: one iteration of EM over all of these batches, nothing averaged.
+        unit : float
+            What one weight of the batch stands for, beside those of the batches that wait.
+        """
         reach, incomplete = self._reach(batch)
         problem = replace(self.problem, source=batch, pooled=None, magnitude=reach)
         seen = (
             IncompleteProblem.of(problem, filler=problem.frame.shift) if incomplete else problem.with_pooled()
         )
         totals = seen.totals(self.params, self.log_weights, self.encoder.at(self.n_steps))
-        weight = float(totals.weight)
-        if weight == 0:
+        if float(totals.weight) == 0:
             raise DataError("No row of this batch holds any value: there is nothing to learn from it.")
+        if self.pending is not None or not maximize:
+            totals = totals.scaled(unit)
+        if self.pending is not None:
+            totals = self.pending + totals
+        weight = float(totals.weight)
         bound = float(totals.bound) / weight
         if not math.isfinite(bound):
             raise FitError(f"The bound of this batch is {bound}: no component explains some row of it.")
+        if not maximize:
+            return replace(self, problem=replace(self.problem, magnitude=problem.magnitude), pending=totals)
         if self.exponent is None:
             fresh = totals.statistics
             average = fresh if self.average is None else self.average + fresh
         else:
             fresh = totals.statistics.scaled(1.0 / weight)
-            # The first batch has nothing to be averaged with.
-            eta = 1.0 if self.average is None else (self.n_steps + 2) ** -self.exponent
-            average = fresh if self.average is None else self.average.scaled(1.0 - eta) + fresh.scaled(eta)
+            # The first batch has nothing to be averaged with; sums that waited for each other are a whole.
+            alone = self.average is None or self.pending is not None
+            eta = 1.0 if alone else (self.n_steps + 2) ** -self.exponent
+            average = (
+                fresh if self.average is None or alone else self.average.scaled(1.0 - eta) + fresh.scaled(eta)
+            )
         params, log_weights = problem.maximize(average, self.log_weights)
         counts: Tensor = average.counts  # type: ignore[attr-defined]
         unseen = torch.nonzero(counts <= EMPTY)[:, 0]
@@ -123,6 +153,7 @@ class Stream:
             log_weights=log_weights,
             average=average,
             bounds=(*self.bounds, bound),
+            pending=None,
         )
 
     def _reach(self, batch: Source) -> tuple[Tensor, bool]:
@@ -131,7 +162,17 @@ class Stream:
         The first sets the precision of a pass; one over incomplete rows always has that of float64.
         """
         frame, rows = self.problem.frame, block_rows(0, batch.n_features, 8)
-        squares = batch.map_reduce(lambda block: frame.apply(block.x.double()).square_().sum(0), rows)
+        squares = batch.map_reduce(_Squares(frame), rows)
         if bool(squares.isnan().any()):
             return self.problem.magnitude, True
         return torch.maximum(self.problem.magnitude, (squares / batch.n_rows).sqrt()), False
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """The summed squares of each feature of a block, in working coordinates."""
+
+    frame: Frame
+
+    def __call__(self, block: Block) -> Tensor:
+        return self.frame.apply(block.x.double()).square_().sum(0)

@@ -12,6 +12,7 @@ from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Gaussian
 from mixcoder.components.base import Params
 from mixcoder.components.exponential import ExponentialFamily
+from mixcoder.components.gaussian import GaussianParams
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import FIT_TOLERANCE, Problem, Totals
 from mixcoder.ops.gaussian import LOG_2PI
@@ -84,6 +85,11 @@ class VariationalProblem(Problem):
         """Return the mixture that codes rows as the posterior does: its weights are tilted, made to sum to one."""
         gaussians = cast("MixturePosterior", params).gaussians[0]
         return super().model(gaussians, log_weights - torch.logsumexp(log_weights, 0), encoder)
+
+    def example(self, params: Params) -> MixturePosterior:
+        """Return a posterior of some components."""
+        none = self.magnitude
+        return MixturePosterior((cast("GaussianParams", params),), none, none, none)
 
     def without_prior(self) -> Problem:
         """Return the problem of maximum likelihood on the same rows, with a floor where the prior was."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from mixcoder.ops.gaussian import LOG_2PI
 
 # Axes: k components, d features, q latent axes. Noise variances have shape (k, d), or (k, 1) where all
-# features share one.
+# features share one. A component of lower rank than q has columns of zeros behind its own.
 
 
 def posterior(loadings: Tensor, noise_variances: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +94,15 @@ def precision_matrices(loadings: Tensor, noise_variances: Tensor) -> Tensor:
     return reduced
 
 
-def principal_axes(covariances: Tensor, n_latent: int, floor: Tensor) -> tuple[Tensor, Tensor]:
+def principal_axes(
+    covariances: Tensor,
+    n_latent: int | tuple[int, ...],
+    floor: Tensor,
+    *,
+    shares: Tensor | None = None,
+    n_groups: int | None = None,
+    prior: tuple[float, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     r"""Return loadings, shape (k, d, q), and the noise variance, shape (k,), most likely for covariances.
 
     .. math:: s^2 = \frac1{d-q}\sum_{j>q} l_j, \qquad W = U_q (L_q - s^2 I)^{1/2}
@@ -106,22 +115,93 @@ def principal_axes(covariances: Tensor, n_latent: int, floor: Tensor) -> tuple[T
     ----------
     covariances : Tensor, shape (k, d, d)
         Symmetric; may be singular.
-    n_latent : int
-        q, less than d.
+    n_latent : int or tuple of int
+        q, less than d, or one a component.
     floor : Tensor, shape (1,)
         Smallest s^2, positive.
+    shares : Tensor, shape (k,), optional
+        Rows of each component, relative to an average one.
+    n_groups : int, optional
+        Components share one s^2 in each of so many groups of equal size; by default none do.
+    prior : (float, Tensor), optional
+        Rows of noise added to each component, relative to an average one's, and their variance.
 
     References
     ----------
     Tipping & Bishop (1999), equations 7 and 8.
     """
+    k = covariances.shape[0]
+    q = largest_rank(n_latent)
+    values, vectors = leading_directions(covariances, q)
+    has_axis = axis_mask(n_latent, k, covariances.device)
+    if shares is None and prior is None and has_axis is None:
+        noise = torch.maximum(values[:, q:].mean(1), floor)
+    else:
+        every = torch.ones(k, q, dtype=torch.bool, device=values.device)
+        shares = values.new_ones(k) if shares is None else shares
+        noise = left_out(values, every if has_axis is None else has_axis, shares, n_groups, prior)
+        noise = torch.maximum(noise, floor)
+    signal = (values[:, :q] - noise[:, None]).clamp_min(0)
+    if has_axis is not None:
+        signal = signal * has_axis
+    return vectors * signal.sqrt()[:, None, :], noise
+
+
+def leading_directions(covariances: Tensor, n_latent: int) -> tuple[Tensor, Tensor]:
+    """Return all eigenvalues, falling, shape (k, d), and the first eigenvectors, shape (k, d, q).
+
+    Every eigenvector points to where its largest entry is positive.
+    """
     values, vectors = torch.linalg.eigh(covariances)  # ascending
     values, vectors = values.flip(1), vectors.flip(2)[:, :, :n_latent]
-    noise = torch.maximum(values[:, n_latent:].mean(1), floor)
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))  # (k, 1, q)
-    vectors = torch.where(largest < 0, -vectors, vectors)
-    signal = (values[:, :n_latent] - noise[:, None]).clamp_min(0)
-    return vectors * signal.sqrt()[:, None, :], noise
+    return values, torch.where(largest < 0, -vectors, vectors)
+
+
+def left_out(
+    values: Tensor,
+    has_axis: Tensor,
+    shares: Tensor,
+    n_groups: int | None,
+    prior: tuple[float, Tensor] | None,
+) -> Tensor:
+    r"""Return the noise variance most likely for spectra, shape (k,).
+
+    The likelihood is stationary in s^2 where it is the mean of all variances that no axis carries, those of axes
+    that carry less than s^2 among them,
+
+    .. math:: \sum_k n_k \Bigl[\sum_{j>q_k} (s^2 - l_{kj}) + \sum_{j\le q_k} (s^2 - l_{kj})_+\Bigr]
+              + \sum_k m d\, (s^2 - v) = 0.
+
+    The left side rises with s^2: there is one such place, and it is the smallest mean that taking further axes in,
+    the weakest first, can give.
+
+    Parameters
+    ----------
+    values : Tensor, shape (k, d)
+        Eigenvalues, falling.
+    has_axis : Tensor, shape (k, q)
+    shares : Tensor, shape (k,)
+        n, relative to an average component.
+    n_groups : int or None
+        Groups of components that share s^2; ``None``: none do.
+    prior : (float, Tensor) or None
+        m and v.
+    """
+    k, d = values.shape
+    q = has_axis.shape[1]
+    mass, variance = (0.0, values.new_zeros(())) if prior is None else prior
+    top = values[:, :q]
+    free = d - has_axis.sum(1)
+    base = shares * free + mass * d  # (k,)
+    total = shares * (values[:, q:].sum(1) + (top * ~has_axis).sum(1)) + mass * d * variance
+    n_pools = k if n_groups is None else n_groups
+    candidates, order = torch.where(has_axis, top, torch.inf).view(n_pools, -1).sort(1)
+    weights = (shares[:, None] * has_axis).view(n_pools, -1).gather(1, order)
+    base, total = base.view(n_pools, -1).sum(1, keepdim=True), total.view(n_pools, -1).sum(1, keepdim=True)
+    taken = torch.where(weights > 0, weights * candidates, 0.0)
+    means = torch.cat([total, total + taken.cumsum(1)], 1) / torch.cat([base, base + weights.cumsum(1)], 1)
+    return means.amin(1).repeat_interleave(k // n_pools)
 
 
 def draw(
@@ -143,9 +223,48 @@ def decode_latent(means: Tensor, loadings: Tensor, index: Tensor, z: Tensor) -> 
     return rows
 
 
-def require_rank(family: str, n_latent: int, n_features: int) -> None:
+def largest_rank(n_latent: int | tuple[int, ...]) -> int:
+    """Return q, the number of columns of the loadings."""
+    return max(n_latent) if isinstance(n_latent, tuple) else n_latent
+
+
+def axis_mask(
+    n_latent: int | tuple[int, ...], n_components: int, device: torch.device | None = None
+) -> Tensor | None:
+    """Return which latent axes each component has, shape (k, q) bool; ``None``: all.
+
+    Several mixtures side by side have the same ranks in turn.
+    """
+    if not isinstance(n_latent, tuple):
+        return None
+    if n_components % len(n_latent):
+        raise ValueError(
+            f"n_latent={n_latent} has {len(n_latent)} ranks, one a component, for {n_components} components."
+        )
+    ranks = torch.tensor(n_latent, device=device).repeat(n_components // len(n_latent))
+    return torch.arange(max(n_latent), device=device) < ranks[:, None]
+
+
+def n_free_loadings(n_latent: int | tuple[int, ...], n_components: int, n_features: int) -> int:
+    """Return how many free parameters the loadings of all components have: a rotation of z changes nothing."""
+    ranks = n_latent if isinstance(n_latent, tuple) else (n_latent,) * n_components
+    return sum(n_features * q - q * (q - 1) // 2 for q in ranks)
+
+
+def even_axes(variances: Tensor, n_latent: int | tuple[int, ...], n_components: int) -> Tensor:
+    """Return loadings that give every feature the same variances, shape (d,), by an axis in turn, shape (k, d, q)."""
+    d, q = len(variances), largest_rank(n_latent)
+    ranks = n_latent if isinstance(n_latent, tuple) else (n_latent,)
+    features = torch.arange(d, device=variances.device)
+    loadings = variances.new_zeros(len(ranks), d, q)
+    for place, rank in enumerate(ranks):
+        loadings[place, features, features % rank] = variances.sqrt()
+    return loadings.repeat(n_components // len(ranks), 1, 1)
+
+
+def require_rank(family: str, n_latent: int | tuple[int, ...], n_features: int) -> None:
     """Raise a ValueError unless there are more features than latent axes."""
-    if n_latent >= n_features:
+    if largest_rank(n_latent) >= n_features:
         remedy = (
             f"take n_latent <= {n_features - 1}, or GaussianFull"
             if n_features > 1
@@ -158,6 +277,11 @@ def require_rank(family: str, n_latent: int, n_features: int) -> None:
 
 
 def require_whole(n_latent: object) -> None:
-    """Raise a ValueError unless the number of latent axes is a whole number of at least one."""
-    if isinstance(n_latent, bool) or not isinstance(n_latent, Integral) or int(n_latent) < 1:
-        raise ValueError(f"n_latent must be a whole number of at least 1, got {n_latent!r}.")
+    """Raise a ValueError unless the number of latent axes, or each of several, is a whole number of at least one."""
+    ranks: Sequence[object] = n_latent if isinstance(n_latent, tuple) and n_latent else (n_latent,)
+    for rank in ranks:
+        if isinstance(rank, bool) or not isinstance(rank, Integral) or int(rank) < 1:
+            raise ValueError(
+                f"n_latent must be a whole number of at least 1, or a tuple of them, one a component, got "
+                f"{n_latent!r}."
+            )

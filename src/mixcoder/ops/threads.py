@@ -37,6 +37,7 @@ class _Threads:
         if self.depth > 0:
             torch.set_num_threads(self.allowed)
             self.restoring.close()
+        _place.pooled = False
         self.__init__()
 
     def executor(self, size: int) -> ThreadPoolExecutor:
@@ -45,14 +46,25 @@ class _Threads:
             if self.pool is None or self.size < size:
                 if self.pool is not None:
                     self.pool.shutdown(wait=False)
-                self.pool = ThreadPoolExecutor(
-                    size, thread_name_prefix="mixcoder", initializer=torch.set_num_threads, initargs=(1,)
-                )
+                self.pool = ThreadPoolExecutor(size, thread_name_prefix="mixcoder", initializer=_begin_thread)
                 self.size = size
             return self.pool
 
 
+class _Place(threading.local):
+    """Whether a thread is one of the pool's."""
+
+    pooled = False
+
+
 _threads = _Threads()
+_place = _Place()
+
+
+def _begin_thread() -> None:
+    torch.set_num_threads(1)
+    _place.pooled = True
+
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.forget)
@@ -86,9 +98,10 @@ def single_threaded_kernels() -> Generator[int]:
 def map_in_order(function: Callable[[J], R], jobs: Sequence[J], n_threads: int) -> Iterator[R]:
     """Yield ``function(job)`` for every job, in order; at most a few results wait at any time.
 
-    An error, or an interrupt of the caller, cancels what has not started and waits for what has.
+    An error, or an interrupt of the caller, cancels what has not started and waits for what has. A job that has jobs
+    of its own does them itself: were it to wait for other threads, all of them could wait for each other.
     """
-    if n_threads <= 1 or len(jobs) <= 1:
+    if n_threads <= 1 or len(jobs) <= 1 or _place.pooled:
         for job in jobs:
             yield function(job)
         return

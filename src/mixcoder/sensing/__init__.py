@@ -1,5 +1,16 @@
 """SEEING x through y = H x + e: operators, exact posteriors, missing entries."""
 
+from mixcoder.sensing.design import (
+    designed_operator,
+    gaussian_error,
+    gaussian_information,
+    total_covariance,
+)
+from mixcoder.sensing.epll import EPLL
+from mixcoder.sensing.grouped import GroupedPosterior
+from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
+from mixcoder.sensing.learning import Learned, learn_from_measurements
+from mixcoder.sensing.masks import RowMasks
 from mixcoder.sensing.missing import condition, impute, marginal, observed_log_prob, sample_missing
 from mixcoder.sensing.operators import (
     GaussianRandom,
@@ -12,21 +23,36 @@ from mixcoder.sensing.operators import (
 )
 from mixcoder.sensing.posterior import Posterior, posterior
 from mixcoder.sensing.prior import GaussianPrior
+from mixcoder.sensing.shrinkage import shrunk_prior
 
 __all__ = [
+    "EPLL",
+    "Blur",
+    "Composition",
+    "Downsampling",
     "GaussianPrior",
     "GaussianRandom",
+    "GroupedPosterior",
+    "Learned",
     "Matrix",
     "Operator",
     "Physics",
     "Posterior",
+    "RowMasks",
     "Rows",
     "SciPyOperator",
     "as_operator",
     "condition",
+    "designed_operator",
+    "gaussian_error",
+    "gaussian_information",
     "impute",
+    "inpainting",
+    "learn_from_measurements",
     "marginal",
     "observed_log_prob",
     "posterior",
     "sample_missing",
+    "shrunk_prior",
+    "total_covariance",
 ]

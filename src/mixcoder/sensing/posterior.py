@@ -13,14 +13,20 @@ from torch import Tensor
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.encoders.argmax import rowwise_argmax
 from mixcoder.errors import DataError
-from mixcoder.ops.gaussian import LOG_2PI
-from mixcoder.sensing.operators import Operator, as_operator
-from mixcoder.sensing.prior import GaussianPrior, cholesky_of
+from mixcoder.sensing.grouped import GroupedPosterior
+from mixcoder.sensing.low_rank import view_of
+from mixcoder.sensing.masks import MaskedView, RowMasks
+from mixcoder.sensing.operators import Operator, Rows, as_operator
+from mixcoder.sensing.prior import GaussianPrior
+from mixcoder.sensing.views import Index, View, singular
 
 # Numbers in the widest array of a block of rows.
 _BLOCK = 1 << 20
 
 _HORIZON = 1e300
+
+# Below this share of a row a component is not asked for its mean: less than rounding.
+_NEGLIGIBLE = 2.0**-60
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,12 @@ class Posterior:
     temperature : float
         T in the weights, proportional to :math:`(\pi_k N(y; H\mu_k, S_k))^{1/T}`: 1 is Bayes, 0 the argmax.
     prior : GaussianPrior
-    centred : Tensor, shape (n, m)
-        y less H times the shift of the prior.
-    measured : Tensor, shape (k, m)
-        H mu_k.
-    gains : Tensor, shape (g, m, d)
-        Transposes of Sigma_k H' S_k^-1, one a component, or one for all.
-    variances : Tensor, shape (g, d)
-        Diagonals of C_k.
-    log_dets : Tensor, shape (g,)
-        log |S_k|.
+    view : View
+        H and the components of the prior in coordinates in which S_k is cheap: dense, low rank or masked.
+    seen : Tensor, shape (n, r)
+        y less H times the shift of the prior, in coordinates of the view.
+    expected : Tensor, shape (k, r)
+        H mu_k in coordinates of the view.
     log_joint : Tensor, shape (n, k)
         log pi_k + log N(y; H mu_k, S_k), in nats.
 
@@ -68,15 +70,13 @@ class Posterior:
     """
 
     y: Tensor
-    operator: Operator
+    operator: Operator | RowMasks
     noise_variance: float
     temperature: float
     prior: GaussianPrior
-    centred: Tensor
-    measured: Tensor
-    gains: Tensor
-    variances: Tensor
-    log_dets: Tensor
+    view: View
+    seen: Tensor
+    expected: Tensor
     log_joint: Tensor
 
     @property
@@ -124,8 +124,10 @@ class Posterior:
             mean = self._mean(r, rows)
             total = torch.zeros_like(mean)
             for k in self.prior.used:
-                apart = self._component(k, rows) - mean
-                total += r[:, k, None] * (apart.square_() + self.variances[self.prior.group(k)])
+                chosen = self._chosen(r, k, rows)
+                place = chosen - rows.start
+                apart = self._component(k, chosen) - mean[place]
+                total[place] += r[place, k, None] * (apart.square_() + self.view.variances(k, chosen))
             result[rows] = total.to(result.dtype)
         return result
 
@@ -149,7 +151,10 @@ class Posterior:
             raise ValueError(f"rule must be 'marginal' or 'joint', got {rule!r}.")
         score = self.log_joint
         if rule == "joint":
-            score = score + 0.5 * (self.log_dets - self.prior.log_dets())
+            score = score.clone()
+            # One covariance for all is no reason to prefer a component; a codebook's has no determinant.
+            for k in [] if self.prior.has_one_covariance else self.prior.used:
+                score[:, k] += 0.5 * (self.view.log_det(k, slice(None)) - self.prior.log_det(k))
         index = rowwise_argmax(score)
         result = self._empty()
         for k in self.prior.used:
@@ -169,20 +174,20 @@ class Posterior:
         if n_draws < 1:
             raise ValueError(f"n_draws must be at least 1, got {n_draws!r}.")
         index = torch.multinomial(self._weights(), n_draws, replacement=True, generator=generator).T
-        draws = self.y.new_empty(n_draws, self.n_rows, self.prior.means.shape[1])
-        for draw, component in zip(draws, index, strict=True):
-            for rows in self._blocks():
-                draw[rows] = self._draw(component[rows], rows, generator).to(draw.dtype)
-        return draws, index
+        draws = self.y.new_empty(n_draws * self.n_rows, self.prior.n_features)
+        components = index.flatten()
+        for block in row_blocks(len(draws), self.prior, self.seen):
+            rows = torch.arange(block.start, block.stop, device=draws.device) % self.n_rows
+            draws[block] = self._draw(components[block], rows, generator).to(draws.dtype)
+        return draws.unflatten(0, (n_draws, self.n_rows)), index
 
     # One block of rows
 
     def _blocks(self) -> Iterator[slice]:
-        size = max(1, _BLOCK // max(self.prior.means.shape[1], self.centred.shape[1]))
-        return (slice(at, at + size) for at in range(0, self.n_rows, size))
+        return row_blocks(self.n_rows, self.prior, self.seen)
 
     def _empty(self) -> Tensor:
-        return self.y.new_empty(self.n_rows, self.prior.means.shape[1])
+        return self.y.new_empty(self.n_rows, self.prior.n_features)
 
     def _weights(self) -> Tensor:
         if self.temperature == 0:
@@ -192,48 +197,60 @@ class Posterior:
         level = self.log_joint - self.log_joint.amax(1, keepdim=True)
         return torch.softmax(level / self.temperature, 1)
 
-    def _component(self, k: int, rows: slice | Tensor) -> Tensor:
+    def _chosen(self, weights: Tensor, k: int, rows: slice) -> Tensor:
+        """Return which rows of a block component k has a share in, by number."""
+        return (weights[:, k] > _NEGLIGIBLE).nonzero()[:, 0] + rows.start
+
+    def _component(self, k: int, rows: Index) -> Tensor:
         """Return m_k less the shift of the prior, shape (n, d)."""
-        return self.prior.means[k] + (self.centred[rows] - self.measured[k]) @ self.gains[self.prior.group(k)]
+        return self.prior.means[k] + self.view.correction(k, self.seen[rows] - self.expected[k], rows)
 
     def _mean(self, weights: Tensor, rows: slice) -> Tensor:
         """Return the mean less the shift of the prior, shape (n, d)."""
-        y = self.centred[rows]
-        mean = weights @ self.prior.means
-        if len(self.gains) == 1:
-            return mean + (y - weights @ self.measured) @ self.gains[0]
+        if self.prior.has_one_covariance:
+            apart = self.seen[rows] - weights @ self.expected
+            return weights @ self.prior.means + self.view.correction(0, apart, rows)
+        mean = torch.zeros(len(weights), self.prior.n_features, dtype=weights.dtype, device=weights.device)
         for k in self.prior.used:
-            mean += (weights[:, k, None] * (y - self.measured[k])) @ self.gains[k]
+            chosen = self._chosen(weights, k, rows)
+            if len(chosen):
+                place = chosen - rows.start
+                mean[place] += weights[place, k, None] * self._component(k, chosen)
         return mean
 
-    def _draw(self, index: Tensor, rows: slice, generator: torch.Generator) -> Tensor:
+    def _draw(self, index: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         prior = self.prior
         deviation = prior.deviations(index, generator)
-        y = self.centred[rows] - self.measured[index] - self.operator.apply(deviation)
-        noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
-        y -= math.sqrt(self.noise_variance) * noise
+        noise = torch.randn(
+            len(index), self.y.shape[1], generator=generator, dtype=deviation.dtype, device=deviation.device
+        )
+        noise = self.view.see(math.sqrt(self.noise_variance) * noise, rows)[0]
+        apart = self.seen[rows] - self.expected[index] - self.view.expect(deviation) - noise
         draw = prior.shift + prior.means[index] + deviation
-        if len(self.gains) == 1:
-            return draw + y @ self.gains[0]
-        for k in prior.used:
-            chosen = index == k
-            draw[chosen] += y[chosen] @ self.gains[k]
+        for k in torch.unique(index).tolist():
+            chosen = (index == k).nonzero()[:, 0]
+            draw[chosen] += self.view.correction(k, apart[chosen], rows[chosen])
         return draw
 
 
 def posterior(
-    model: MixtureAutoencoder, y: Tensor, operator: Any, noise_variance: float, *, temperature: float = 1.0
-) -> Posterior:
+    model: MixtureAutoencoder | GaussianPrior,
+    y: Tensor,
+    operator: Any,
+    noise_variance: float,
+    *,
+    temperature: float = 1.0,
+) -> Posterior | GroupedPosterior:
     r"""Return the posterior of x given y = H x + e under a fitted mixture of Gaussians.
 
     Parameters
     ----------
-    model : MixtureAutoencoder
-        The prior, of any Gaussian family. Its encoder plays no part.
+    model : MixtureAutoencoder or GaussianPrior
+        The prior, of any Gaussian family, low rank ones included. Its encoder plays no part.
     y : Tensor, shape (n, m)
         One observation a row, float32 or float64.
-    operator : Operator, matrix or LinearOperator, shape (m, d)
-        H, the same for all rows.
+    operator : Operator, matrix or LinearOperator, shape (m, d), or RowMasks
+        H, the same for all rows; with masks each row has its own, and y the shape (n, d).
     noise_variance : float
         Variance of each entry of e, in squared units of y; 0 where no covariance of y is singular.
     temperature : float
@@ -267,45 +284,65 @@ def posterior(
     >>> seen.mean, seen.variance
     (tensor([[1., 1.]]), tensor([[0.7500, 0.7500]]))
     """
-    prior = GaussianPrior.of(model)
-    operator = as_operator(operator)
+    prior = model if isinstance(model, GaussianPrior) else GaussianPrior.of(model)
     temperature = checked_temperature(temperature)
-    y = checked_observation(y, operator, model.n_features)
     if not 0 <= noise_variance < math.inf:
         raise ValueError(f"noise_variance must be non-negative and finite, got {noise_variance!r}.")
-    centred = y.double() - operator.apply(prior.shift[None])
-    measured = operator.apply(prior.means)  # (k, m)
-    crosses = prior.crosses(operator)  # (g, d, m)
-    g, d, m = crosses.shape
-    covariances = operator.apply(crosses.mT.reshape(g * m, d)).reshape(g, m, m)
-    covariances = 0.5 * (covariances + covariances.mT)
-    covariances.diagonal(dim1=1, dim2=2).add_(noise_variance)
-    factors = cholesky_of(covariances, prior.used, noise_variance)
-    white = torch.linalg.solve_triangular(factors, crosses.mT, upper=False)  # (g, m, d)
-    log_dets = 2 * factors.diagonal(dim1=1, dim2=2).log().sum(1)
-    constants = prior.log_weights - 0.5 * (log_dets + m * LOG_2PI)  # (k,)
-    log_joint = centred.new_full((len(y), len(measured)), -torch.inf)
-    for k in prior.used:
-        log_joint[:, k] = constants[k] - 0.5 * _square_norms(centred - measured[k], factors[prior.group(k)])
-    return Posterior(
-        y=y,
-        operator=operator,
-        noise_variance=float(noise_variance),
-        temperature=temperature,
-        prior=prior,
-        centred=centred,
-        measured=measured,
-        gains=torch.linalg.solve_triangular(factors.mT, white, upper=True),
-        variances=(prior.variances() - white.square().sum(1)).clamp_min(0),
-        log_dets=log_dets,
-        log_joint=log_joint,
-    )
+    noise_variance = float(noise_variance)
+    if not isinstance(operator, RowMasks):
+        operator = as_operator(operator)
+        y = checked_observation(y, operator, prior.n_features)
+        view = view_of(prior, operator, noise_variance)
+        return _posterior(
+            y,
+            y.double() - operator.apply(prior.shift[None]),
+            operator,
+            view,
+            prior,
+            noise_variance,
+            temperature,
+        )
+    y = checked_masked(y, operator, prior.n_features)
+    if noise_variance == 0 and prior.is_diagonal and not bool((prior.spreads > 0).all()):
+        raise ValueError(singular("some component", noise_variance))
+    if prior.is_diagonal:
+        view = MaskedView(prior, noise_variance, *operator.patterns())
+        return _posterior(y, y.double() - prior.shift, operator, view, prior, noise_variance, temperature)
+
+    def through(y: Tensor, columns: Tensor, temperature: float) -> Posterior:
+        shown = Rows(columns, prior.n_features)
+        view = view_of(prior, shown, noise_variance)
+        centred = y.double() - prior.shift[columns]
+        return _posterior(y, centred, shown, view, prior, noise_variance, temperature)
+
+    return GroupedPosterior(y, operator, temperature, len(prior.means), through)
 
 
-def _square_norms(residuals: Tensor, factor: Tensor) -> Tensor:
-    """Return |L^-1 r|^2 of each row, shape (n,); of a row beyond all horizons, the largest that is a number."""
-    whitened = torch.linalg.solve_triangular(factor, residuals.T, upper=False)
-    return whitened.square().sum(0).clamp_max(_HORIZON)
+def _posterior(
+    y: Tensor,
+    centred: Tensor,
+    operator: Operator | RowMasks,
+    view: View,
+    prior: GaussianPrior,
+    noise_variance: float,
+    temperature: float,
+) -> Posterior:
+    """Return the posterior of observations, and of them less H times the shift of the prior, through a view."""
+    seen, rest = view.see(centred, slice(None))
+    expected = view.expect(prior.means)  # (k, r)
+    log_joint = seen.new_full((len(y), len(expected)), -torch.inf)
+    for rows in row_blocks(len(y), prior, seen):
+        for k in prior.used:
+            log_density = view.log_density(k, seen[rows] - expected[k], rows)
+            # A row beyond all horizons is as far from everything as a number can say.
+            log_joint[rows, k] = prior.log_weights[k] + (log_density + rest[rows]).clamp_min(-_HORIZON)
+    return Posterior(y, operator, noise_variance, temperature, prior, view, seen, expected, log_joint)
+
+
+def row_blocks(n_rows: int, prior: GaussianPrior, seen: Tensor) -> Iterator[slice]:
+    """Yield blocks of rows whose widest array has some fixed number of entries."""
+    size = max(1, _BLOCK // max(prior.n_features, seen.shape[1], prior.n_latent**2, 1))
+    return (slice(at, min(at + size, n_rows)) for at in range(0, n_rows, size))
 
 
 def checked_observation(y: Tensor, operator: Operator, n_features: int) -> Tensor:
@@ -334,6 +371,30 @@ def checked_observation(y: Tensor, operator: Operator, n_features: int) -> Tenso
     return y
 
 
+def checked_masked(y: Tensor, masks: RowMasks, n_features: int) -> Tensor:
+    """Return observations of the shape of their masks, floating, zero where nothing is shown."""
+    if masks.observed.shape[1] != n_features:
+        raise ValueError(
+            f"The masks have {masks.observed.shape[1]} features, but this model has {n_features}; they must have shape "
+            f"(n_rows, {n_features})."
+        )
+    if y.shape != masks.observed.shape:
+        raise DataError(
+            f"y has shape {tuple(y.shape)}, expected that of its masks, {tuple(masks.observed.shape)}: with a mask "
+            "a row an observation keeps the width of the rows."
+        )
+    if not y.is_floating_point() or y.dtype.itemsize < 4:
+        y = y.to(torch.float64)
+    bad = ~torch.isfinite(y) & masks.observed
+    if bool(bad.any()):
+        row, column = bad.nonzero()[0].tolist()
+        raise DataError(
+            f"y contains NaN or infinity where its mask says that it is seen, {int(bad.sum())} values, first at row "
+            f"{row}, column {column}; RowMasks.of_present(y) is the mask of what is there."
+        )
+    return y.masked_fill(~masks.observed, 0.0)
+
+
 def checked_temperature(temperature: float) -> float:
     """Return a temperature that is a non-negative finite number."""
     if not 0 <= temperature < math.inf:
@@ -341,4 +402,4 @@ def checked_temperature(temperature: float) -> float:
     return float(temperature)
 
 
-__all__ = ["Posterior", "posterior"]
+__all__ = ["Posterior", "checked_temperature", "posterior"]

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians of any family, as means and covariances."""
+"""A mixture of Gaussians of any family, as means, spreads and loadings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
-from mixcoder.components import (
-    Gaussian,
-)
+from mixcoder.components import FactorAnalyzer, Gaussian
+from mixcoder.components.factor_analyzer import FactorAnalyzerParams
 from mixcoder.components.gaussian_diagonal import GaussianDiagonalParams
 from mixcoder.components.gaussian_full import GaussianFullParams
 from mixcoder.components.gaussian_spherical import GaussianSphericalParams
 from mixcoder.components.gaussian_tied import GaussianTiedParams
 from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonalParams
 from mixcoder.components.gaussian_tied_spherical import GaussianTiedSphericalParams
+from mixcoder.components.ppca import PPCAParams
+from mixcoder.ops import low_rank
 from mixcoder.sensing.operators import Operator
 
 # Smallest share of a measurement's variance that the measurements before it may leave unexplained.
@@ -28,6 +29,8 @@ SINGULAR = 1e-12
 class GaussianPrior:
     r"""The mixture :math:`\sum_k \pi_k\, N(x;\ \mathrm{shift} + \mu_k, \Sigma_k)`, in the units of the rows.
 
+    .. math:: \Sigma_k = W_k W_k' + B_k
+
     Parameters
     ----------
     log_weights : Tensor, shape (k,)
@@ -35,22 +38,60 @@ class GaussianPrior:
         What all means have in common: it meets an observation before anything is squared.
     means : Tensor, shape (k, d)
         Means, less the shift.
-    spreads : Tensor, shape (g, d, d) or (g, d)
-        Covariances, or the variances of uncorrelated features; one a component, or one for all.
+    spreads : Tensor, shape (g, d, d), (g, d) or (g, 1)
+        B: covariances, the variances of uncorrelated features, or one variance for all features (0: a point); one a
+        component, or one for all.
+    loadings : Tensor, shape (k, d, q), optional
+        W; q may be zero, as where it is left out.
     """
 
     log_weights: Tensor
     shift: Tensor
     means: Tensor
     spreads: Tensor
+    loadings: Tensor | None = None
 
     @classmethod
     def of(cls, model: MixtureAutoencoder) -> Self:
         """Return the prior of a fitted model whose components are Gaussian."""
-        require_gaussian(model)
-        spreads, scale = spreads_of(model.params), model.frame.scale
+        require_normal(model)
+        params, scale = model.params, model.frame.scale
+        means: Tensor = params.means / scale  # type: ignore[attr-defined]
+        if isinstance(params, PPCAParams | FactorAnalyzerParams):
+            noise = params.noise_variances
+            spreads = noise[:, None] / scale[:1].square() if noise.ndim == 1 else noise / scale.square()
+            return cls(model.log_weights, model.frame.shift, means, spreads, params.loadings / scale[:, None])
+        if isinstance(params, GaussianSphericalParams | GaussianTiedSphericalParams):
+            rounds = params.variances if isinstance(params, GaussianSphericalParams) else params.variance
+            return cls(model.log_weights, model.frame.shift, means, rounds[:, None] / scale[:1].square())
+        spreads = spreads_of(params)
         spreads = spreads / scale / (scale[:, None] if spreads.ndim == 3 else scale)
-        return cls(model.log_weights, model.frame.shift, model.params.means / scale, spreads)  # type: ignore[attr-defined]
+        return cls(model.log_weights, model.frame.shift, means, spreads)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features, d."""
+        return int(self.means.shape[1])
+
+    @property
+    def n_latent(self) -> int:
+        """Number of columns of each W, q."""
+        return 0 if self.loadings is None else int(self.loadings.shape[2])
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether each B is diagonal."""
+        return self.spreads.ndim == 2
+
+    @property
+    def is_round(self) -> bool:
+        """Whether each B is a number times the identity."""
+        return self.is_diagonal and self.spreads.shape[1] == 1
+
+    @property
+    def has_one_covariance(self) -> bool:
+        """Whether all components have the same covariance."""
+        return len(self.spreads) == 1 and self.n_latent == 0
 
     @property
     def used(self) -> list[int]:
@@ -61,34 +102,61 @@ class GaussianPrior:
         """Return which spread component k has."""
         return k if len(self.spreads) > 1 else 0
 
-    def crosses(self, operator: Operator) -> Tensor:
-        """Return Cov[x, H x] = Sigma H' of each spread, shape (g, d, m)."""
-        if self.spreads.ndim == 3:
-            return operator.apply(self.spreads.flatten(0, 1)).unflatten(0, self.spreads.shape[:2])
-        return (operator.matrix(self.means) * self.spreads[:, None, :]).mT
+    def spread(self, k: int) -> Tensor:
+        """Return B_k, shape (d, d), or its diagonal, shape (d,)."""
+        spread = self.spreads[self.group(k)]
+        return spread.expand(self.n_features) if self.is_diagonal else spread
 
-    def log_dets(self) -> Tensor:
-        """Return log |Sigma| of each spread, shape (g,)."""
-        if self.spreads.ndim == 2:
-            return self.spreads.log().sum(1)
-        return 2 * torch.linalg.cholesky(self.spreads).diagonal(dim1=1, dim2=2).log().sum(1)
+    def loading(self, k: int) -> Tensor:
+        """Return W_k, shape (d, q)."""
+        return self.means.new_empty(self.n_features, 0) if self.loadings is None else self.loadings[k]
 
-    def variances(self) -> Tensor:
-        """Return the diagonals of the spreads, shape (g, d)."""
-        return self.spreads if self.spreads.ndim == 2 else self.spreads.diagonal(dim1=1, dim2=2)
+    def cross(self, k: int, operator: Operator) -> Tensor:
+        """Return Cov[x, H x] = Sigma_k H', shape (d, m), from the factors of Sigma_k."""
+        spread, loading = self.spread(k), self.loading(k)
+        if spread.ndim == 2:
+            cross = operator.apply(spread)
+        else:
+            cross = (operator.matrix(self.means) * spread).mT
+        return cross + loading @ operator.apply(loading.mT) if self.n_latent else cross
+
+    def log_det(self, k: int) -> Tensor:
+        """Return log |Sigma_k|."""
+        spread, loading = self.spread(k), self.loading(k)
+        if spread.ndim == 1:
+            _, factors = low_rank.posterior(loading[None], spread[None])
+            return low_rank.log_det(spread[None], factors, self.n_features)[0]
+        factor = torch.linalg.cholesky(spread + loading @ loading.mT)
+        return 2 * factor.diagonal().log().sum()
+
+    def variances(self, k: int) -> Tensor:
+        """Return the diagonal of Sigma_k, shape (d,)."""
+        spread = self.spread(k)
+        return (spread if spread.ndim == 1 else spread.diagonal()) + self.loading(k).square().sum(1)
 
     def deviations(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return draws from N(0, Sigma_k), one for each entry k of ``index``, shape (n, d)."""
-        shape = (len(index), self.means.shape[1])
-        noise = torch.randn(shape, generator=generator, dtype=self.means.dtype, device=self.means.device)
-        if self.spreads.ndim == 2:
-            return noise * self.spreads.sqrt()[index if len(self.spreads) > 1 else torch.zeros_like(index)]
-        factors = torch.linalg.cholesky(self.spreads)
-        if len(factors) == 1:
-            return noise @ factors[0].T
-        for k in range(len(factors)):
-            noise[index == k] = noise[index == k] @ factors[k].T
-        return noise
+        n, d, q = len(index), self.n_features, self.n_latent
+        dtype, device = self.means.dtype, self.means.device
+        normal = torch.randn(n, d + q, generator=generator, dtype=dtype, device=device)
+        draws, latent = normal[:, :d], normal[:, d:]
+        if self.is_diagonal:
+            draws = draws * self.spreads.sqrt()[index if len(self.spreads) > 1 else torch.zeros_like(index)]
+        elif len(self.spreads) == 1:
+            draws = draws @ torch.linalg.cholesky(self.spreads[0]).T
+        for k in torch.unique(index).tolist():
+            chosen = index == k
+            if not self.is_diagonal and len(self.spreads) > 1:
+                draws[chosen] = draws[chosen] @ torch.linalg.cholesky(self.spreads[k]).T
+            if q:
+                draws[chosen] += latent[chosen] @ self.loading(k).T
+        return draws
+
+
+def require_normal(model: MixtureAutoencoder) -> None:
+    """Raise a TypeError where the components of a model have no normal density, low rank ones included."""
+    if not isinstance(model.family, FactorAnalyzer):
+        require_gaussian(model)
 
 
 def require_gaussian(model: MixtureAutoencoder) -> None:
@@ -119,21 +187,4 @@ def spreads_of(params: Any) -> Tensor:
             )
 
 
-def cholesky_of(covariances: Tensor, used: list[int], noise_variance: float) -> Tensor:
-    """Return the lower factors of Cov[y] of each spread, shape (g, m, m).
-
-    Raises
-    ------
-    ValueError
-        If one is singular: to rounding, its measurements explain one another, and there is too little noise.
-    """
-    factors, info = torch.linalg.cholesky_ex(covariances)
-    left = factors.diagonal(dim1=1, dim2=2).square() / covariances.diagonal(dim1=1, dim2=2)
-    bad = (info != 0) | ~(left > SINGULAR).all(1)
-    for place in used if len(factors) > 1 else [0]:
-        if bool(bad[place]):
-            raise ValueError(
-                f"The covariance of y under component {place} is singular: noise_variance={noise_variance:g} is too "
-                "small for an operator with dependent rows. Give a larger noise_variance, or drop rows."
-            )
-    return factors
+__all__ = ["SINGULAR", "GaussianPrior", "require_gaussian", "require_normal", "spreads_of"]

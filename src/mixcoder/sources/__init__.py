@@ -1,8 +1,21 @@
 """ROWS: where the data live, and how to add over them."""
 
-from mixcoder.sources.base import Block, Source, fold
-from mixcoder.sources.blocked import BlockedSource
+from mixcoder.engines import fold
+from mixcoder.sources.base import Block, Source
+from mixcoder.sources.blocked import BlockedSource, RowFunction
+from mixcoder.sources.dask import DaskSource, is_dask
 from mixcoder.sources.files import FileSource, open_blocks
 from mixcoder.sources.tensors import TensorSource
 
-__all__ = ["Block", "BlockedSource", "FileSource", "Source", "TensorSource", "fold", "open_blocks"]
+__all__ = [
+    "Block",
+    "BlockedSource",
+    "DaskSource",
+    "FileSource",
+    "RowFunction",
+    "Source",
+    "TensorSource",
+    "fold",
+    "is_dask",
+    "open_blocks",
+]

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-
-class Additive(Protocol):
-    """Anything with ``+``."""
-
-    def __add__(self, other: Self, /) -> Self:
-        """Return the sum."""
-        ...
-
-
-A = TypeVar("A", bound=Additive)
+from mixcoder.engines.base import A
 
 
 @dataclass(frozen=True)
@@ -85,27 +75,3 @@ class Source(ABC):
     @abstractmethod
     def total_weight(self) -> float:
         """Sum of the row weights; the number of rows where there are none."""
-
-
-def fold(parts: Iterable[A]) -> A:
-    """Return the sum of the parts over a fixed binary tree, holding at most log2(parts) sums.
-
-    Examples
-    --------
-    >>> fold([1, 2, 3, 4, 5])
-    15
-    """
-    # A binary counter of partial sums: two sums of 2^i parts become one of 2^(i+1).
-    stack: list[tuple[int, A]] = []
-    for part in parts:
-        size, total = 1, part
-        while stack and stack[-1][0] == size:
-            total = stack.pop()[1] + total
-            size *= 2
-        stack.append((size, total))
-    if not stack:
-        raise ValueError("Nothing to add: the source has no blocks.")
-    total = stack.pop()[1]
-    while stack:
-        total = stack.pop()[1] + total
-    return total

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mixcoder.ops.threads import map_in_order, single_threaded_kernels
-from mixcoder.sources.base import A, Block, Source, fold
+from mixcoder.engines import Engine, LocalEngine, current_engine, fold
+from mixcoder.engines.base import A
+from mixcoder.errors import EngineError
+from mixcoder.sources.base import Block, Source
 
-# A run is the unit of work of a thread: enough runs to share out, few enough that their sums are cheap.
+# A run is the unit of work of a thread: enough runs to share out, few enough that their sums are cheap; of a very
+# long source more of them, so that a thousand workers have something to do.
 _MAX_RUNS = 64
+_MAX_RUN_BLOCKS = 256
 
 
 class Reader(Protocol):
@@ -24,11 +29,87 @@ class Reader(Protocol):
         ...
 
 
+class Readable(Protocol):
+    """What a run reads its rows from."""
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """Return what reads the rows of one run, one block after the other."""
+        ...
+
+
+@runtime_checkable
+class RowFunction(Protocol):
+    """A function of blocks that holds something of every row: a run is sent what belongs to its rows."""
+
+    def __call__(self, block: Block, /) -> Any:
+        """Return what a block adds."""
+        ...
+
+    def of_rows(self, start: int, stop: int) -> Callable[[Block], Any]:
+        """Return the function for blocks within rows ``start`` to ``stop``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The rows of one run, as they are sent to whoever adds over them.
+
+    Parameters
+    ----------
+    rows : Readable
+        Holds these rows, and as little else as possible.
+    skip : int
+        Place of the first row in ``rows``.
+    start, stop : int
+        Places of the rows in the whole source.
+    weights : Tensor, shape (stop - start,), optional
+    function : callable, optional
+        The function of the run, where it is not that of all runs.
+    """
+
+    rows: Readable
+    skip: int
+    start: int
+    stop: int
+    weights: Tensor | None
+    function: Callable[[Block], Any] | None = None
+
+    def __str__(self) -> str:
+        return f"rows {self.start} to {self.stop}"
+
+
+@dataclass(frozen=True)
+class Run(Generic[A]):
+    """Adds up a function of the blocks of a run, one after the other."""
+
+    function: Callable[[Block], A] | None
+    block_rows: int
+
+    def __call__(self, piece: Piece, *values: Any) -> A:
+        """Return the sum over a piece; ``values`` are delayed rows of it, computed."""
+        function = piece.function or self.function
+        assert function is not None
+        rows = piece.rows.with_values(values) if values else piece.rows  # type: ignore[attr-defined]
+        with rows.reader() as read:
+            return self.over(function, read, piece)
+
+    def over(self, function: Callable[[Block], A], read: Reader, piece: Piece) -> A:
+        """Return the sum over a piece whose rows are open."""
+        total: A | None = None
+        for at in range(0, piece.stop - piece.start, self.block_rows):
+            end = min(at + self.block_rows, piece.stop - piece.start)
+            weights = None if piece.weights is None else piece.weights[at:end]
+            part = function(Block(read(piece.skip + at, piece.skip + end), weights, piece.start + at))
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+
 class BlockedSource(Source):
     """A source that reads any consecutive rows, and adds up over runs of blocks.
 
     The runs, and with them every bit of a sum, depend on the number of rows and the size of a block only: rows in
-    files give the same model as the same rows in memory.
+    files give the same model as the same rows in memory, and every engine the same as one thread.
     """
 
     weights: Tensor | None
@@ -37,27 +118,32 @@ class BlockedSource(Source):
     def reader(self) -> AbstractContextManager[Reader]:
         """Return what reads the rows of one run, one block after the other."""
 
+    @abstractmethod
+    def piece(self, start: int, stop: int) -> tuple[Readable, int]:
+        """Return what holds rows ``start`` to ``stop`` and can be sent, and the place of the first in it."""
+
     @property
     def total_weight(self) -> float:
         """Sum of the row weights."""
         return float(self.n_rows) if self.weights is None else float(self.weights.double().sum())
 
     def map_reduce(self, function: Callable[[Block], A], block_rows: int) -> A:
-        """Return the sum of ``function(block)`` over a fixed tree."""
+        """Return the sum of ``function(block)`` over a fixed tree, on the engine of the context."""
+        engine, run = self._engine(), Run(function, block_rows)
+        if isinstance(engine, LocalEngine):
 
-        def run(bounds: tuple[int, int]) -> A:
-            start, stop = bounds
-            with self.reader() as read:
-                total = function(self._block(read, start, min(start + block_rows, stop)))
-                for at in range(start + block_rows, stop, block_rows):
-                    total = total + function(self._block(read, at, min(at + block_rows, stop)))
-            return total
+            def here(bounds: tuple[int, int]) -> A:
+                return run(Piece(self, bounds[0], *bounds, self._weights(*bounds)))
 
-        with single_threaded_kernels() as n_threads:
-            return fold(map_in_order(run, self._runs(block_rows), self._workers(n_threads)))
+            return fold(engine.each(here, self._runs(block_rows), alone=self.device.type != "cpu"))
+        if self.device.type != "cpu":
+            raise EngineError(
+                f"Rows on {self.device} stay in this process: use engine('threads'), or give files that workers read."
+            )
+        return self._sum_elsewhere(engine, run)
 
     def map_rows(self, function: Callable[[Block], None], block_rows: int) -> None:
-        """Call ``function`` on every block."""
+        """Call ``function`` on every block, in this process: what it writes is here."""
 
         def run(bounds: tuple[int, int]) -> None:
             start, stop = bounds
@@ -65,9 +151,10 @@ class BlockedSource(Source):
                 for at in range(start, stop, block_rows):
                     function(self._block(read, at, min(at + block_rows, stop)))
 
-        with single_threaded_kernels() as n_threads:
-            for _ in map_in_order(run, self._runs(block_rows), self._workers(n_threads)):
-                pass
+        engine = current_engine()
+        local = engine if isinstance(engine, LocalEngine) else LocalEngine()
+        for _ in local.each(run, self._runs(block_rows), alone=self.device.type != "cpu"):
+            pass
 
     def blocks(self, block_rows: int) -> Iterator[Block]:
         """Yield the blocks in order, one at a time."""
@@ -79,14 +166,29 @@ class BlockedSource(Source):
         """Return the weights of some rows."""
         return None if self.weights is None else self.weights[index.to(self.device)]
 
-    def _workers(self, n_threads: int) -> int:
-        return n_threads if self.device.type == "cpu" else 1
+    def _engine(self) -> Engine:
+        return current_engine()
+
+    def _delayed(self, rows: Readable) -> Sequence[Any]:
+        """Return the delayed values that a piece needs where it is computed."""
+        del rows
+        return ()
+
+    def _sum_elsewhere(self, engine: Engine, run: Run[A]) -> A:
+        function, pieces = run.function, list[Piece]()
+        for start, stop in self._runs(run.block_rows):
+            own = function.of_rows(start, stop) if isinstance(function, RowFunction) else None
+            pieces.append(Piece(*self.piece(start, stop), start, stop, self._weights(start, stop), own))
+        shared = Run[A](None if isinstance(function, RowFunction) else function, run.block_rows)
+        return engine.fold(shared, pieces, [self._delayed(piece.rows) for piece in pieces])
+
+    def _weights(self, start: int, stop: int) -> Tensor | None:
+        return None if self.weights is None else self.weights[start:stop]
 
     def _block(self, read: Reader, start: int, stop: int) -> Block:
-        weights = None if self.weights is None else self.weights[start:stop]
-        return Block(read(start, stop), weights, start)
+        return Block(read(start, stop), self._weights(start, stop), start)
 
     def _runs(self, block_rows: int) -> list[tuple[int, int]]:
         n_blocks = -(-self.n_rows // block_rows)
-        run_rows = block_rows * -(-n_blocks // _MAX_RUNS)
+        run_rows = block_rows * min(_MAX_RUN_BLOCKS, -(-n_blocks // _MAX_RUNS))
         return [(at, min(at + run_rows, self.n_rows)) for at in range(0, self.n_rows, run_rows)]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mixcoder.errors import DataError, DataTypeError
 from mixcoder.sources.blocked import BlockedSource, Reader
-from mixcoder.sources.npy import NpyPart
+from mixcoder.sources.npy import NpyPart, aligned_empty
 from mixcoder.sources.parquet import ParquetPart
 
 PathLikes = str | PathLike[str] | Sequence[str | PathLike[str]]
@@ -126,6 +126,14 @@ class FileSource(BlockedSource):
         weakref.finalize(source, folder.cleanup)
         return source
 
+    def piece(self, start: int, stop: int) -> tuple[FileSource, int]:
+        """Return the files of some rows, and the place of the first row in them."""
+        first, last = bisect_right(self.starts, start) - 1, bisect_right(self.starts, stop - 1)
+        # Each file says by itself how its numbers are read; all of them together say what they become.
+        some = type(self)(self.parts[first:last])
+        some.dtype = self.dtype
+        return some, start - self.starts[first]
+
     def weighted(self, weights: Tensor | None) -> Self:
         """Return the same rows with other weights."""
         return type(self)(self.parts, weights)
@@ -176,8 +184,12 @@ class FileSource(BlockedSource):
         return self.parts[place].place(row - self.starts[place])
 
     def _as_tensor(self, values: np.ndarray) -> Tensor:
-        wanted = np.float32 if self.dtype == torch.float32 else np.float64
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=wanted))
+        wanted = np.dtype(np.float32 if self.dtype == torch.float32 else np.float64)
+        if values.dtype != wanted or not values.flags.c_contiguous or values.ctypes.data % 64:
+            aligned = aligned_empty(values.shape, wanted)
+            aligned[:] = values
+            values = aligned
+        return torch.from_numpy(values)
 
 
 _OPENERS: dict[str, Callable[[Path, Sequence[str] | None], Part]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from mixcoder.sources.blocked import BlockedSource, Reader
 
 
 @final
+@dataclass(init=False, eq=False, repr=False)
 class TensorSource(BlockedSource):
     """The rows of a tensor, read in place.
 
@@ -22,6 +24,9 @@ class TensorSource(BlockedSource):
         Non-negative row weights.
     """
 
+    x: Tensor
+    weights: Tensor | None
+
     def __init__(self, x: Tensor, weights: Tensor | None = None) -> None:
         self.x, self.weights = x, weights
         self.n_rows, self.n_features = x.shape
@@ -30,6 +35,10 @@ class TensorSource(BlockedSource):
     def reader(self) -> AbstractContextManager[Reader]:
         """Return views of the rows."""
         return nullcontext(lambda start, stop, /: self.x[start:stop])
+
+    def piece(self, start: int, stop: int) -> tuple[TensorSource, int]:
+        """Return a view of some rows."""
+        return TensorSource(self.x[start:stop]), 0
 
     def take(self, index: Tensor) -> Tensor:
         """Return some rows."""

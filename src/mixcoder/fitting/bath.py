@@ -1,0 +1,237 @@
+"""A mixture in a bath of some temperature: EM steps, codes and splits on a sample of the rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from mixcoder.components import GaussianTiedSpherical
+from mixcoder.components.base import Params, PassSetting
+from mixcoder.encoders import Tempered
+from mixcoder.fitting.axes import DENSE_FEATURES, flattest_places, principal_axes
+from mixcoder.fitting.em import FIT_TOLERANCE, Problem
+from mixcoder.fitting.start import Sample
+from mixcoder.ops.frame import Frame
+from mixcoder.ops.simplex import entropy, log_simplex, softargmax_
+from mixcoder.ops.workspace import Workspace
+from mixcoder.sources import TensorSource
+
+# Rows times components whose codes are held at once.
+_CODE_NUMBERS = 1 << 24
+
+# A component with less than this share of the rows is none.
+_DEAD = 1e-9
+
+# Components whose log-densities, times beta, vary against each other by no more than this are one.
+_COINCIDENT = 1e-3
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Components with masses that sum to one.
+
+    Parameters
+    ----------
+    params : Params
+    log_masses : Tensor, shape (k,)
+    """
+
+    params: Params
+    log_masses: Tensor
+
+    @property
+    def n_components(self) -> int:
+        """Number of components."""
+        return int(self.log_masses.shape[0])
+
+    def take(self, index: Tensor) -> Mix:
+        """Return some of the components, their masses summing to one."""
+        log_masses = self.log_masses[index]
+        return Mix(self.params.take(index), log_masses - torch.logsumexp(log_masses, 0))
+
+
+@dataclass(frozen=True)
+class Bath:
+    """Some rows, and what a mixture does among them at an inverse temperature beta.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the rows of the sample in working coordinates, with free weights.
+    rows : Tensor, shape (m, d)
+        In working coordinates, in the dtype of the fit.
+    view : Tensor, shape (m, e)
+        The rows where principal axes are taken.
+    weights : Tensor, shape (m,)
+        Row weights.
+    log_scale : float
+        What a log-density gains on the way back to the units of the rows.
+    """
+
+    problem: Problem
+    rows: Tensor
+    view: Tensor
+    weights: Tensor
+    log_scale: float
+
+    @classmethod
+    def of(cls, problem: Problem, sample: Sample, n_components: int, generator: torch.Generator) -> Bath:
+        """Return the bath of a sample, thinned out where codes of so many components would not fit."""
+        # Whitened rows have no principal axis: those in the units of the columns have.
+        rows, view, weights = sample.rows, sample.views[-1], sample.weights
+        most = max(2 * n_components, _CODE_NUMBERS // n_components)
+        if len(rows) > most:
+            kept = torch.randperm(len(rows), generator=generator)[:most].sort().values.to(rows.device)
+            rows, view, weights = rows[kept], view[kept], weights[kept]
+        if problem.family.geometry == "rotation":
+            view = problem.family.seeding_view(
+                rows
+            )  # in working units, as the variances of round components are
+        dtype = problem.source.dtype
+        rows, view = rows.to(dtype), view.to(dtype)
+        even = bool((weights == weights[0]).all())
+        given = {entry.name: getattr(problem, entry.name) for entry in fields(Problem)}
+        given |= {
+            "source": TensorSource(rows, None if even else weights),
+            "frame": Frame.identity(rows.shape[1], rows.device),
+            "total_weight": float(len(rows) if even else weights.sum()),
+            "pooled": None,
+            "fixed_weights": False,
+            "workspace": Workspace(),
+        }
+        weights = torch.ones_like(weights) if even else weights
+        return cls(Problem(**given).with_pooled(), rows, view, weights, problem.frame.log_scale)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    @property
+    def total(self) -> float:
+        """Sum of the row weights."""
+        return self.problem.total_weight
+
+    # One step
+
+    def step(self, mix: Mix, beta: float) -> tuple[float, Mix]:
+        r"""Return the mean free energy of a mixture, and the mixture after one EM step.
+
+        .. math:: F_\beta = \frac1{\beta N} \sum_n w_n \log \sum_k \pi_k\, p(x_n|k)^\beta
+        """
+        # (pi^(1/beta) p)^beta: the tempered code of the library with masses that are not tempered.
+        totals = self.problem.totals(mix.params, mix.log_masses / beta, Tempered(beta))
+        params, log_masses = self.problem.maximize(totals.statistics, mix.log_masses)
+        following = Mix(params, log_masses)
+        alive = log_masses > math.log(_DEAD)
+        if not bool(alive.all()):
+            following = following.take(torch.nonzero(alive)[:, 0])
+        return float(totals.bound / totals.weight) + self.log_scale, following
+
+    def code(self, mix: Mix, beta: float) -> Tensor:
+        """Return the code of each row, shape (m, k)."""
+        return softargmax_(self.log_joint(mix.params, mix.log_masses / beta), beta)[0]
+
+    def entropy(self, mix: Mix, beta: float) -> float:
+        """Return the mean entropy of the codes, in nats."""
+        return float(entropy(self.code(mix, beta)).double() @ self.weights) / self.total
+
+    def log_joint(self, params: Params, log_weights: Tensor) -> Tensor:
+        """Return log pi + log p up to what is the same for all components of a row, shape (m, k)."""
+        dtype = self.problem.source.dtype
+        setting = PassSetting(dtype, Workspace(), self.problem.magnitude, FIT_TOLERANCE[dtype])
+        kernel = self.problem.family.kernel(params, log_weights, setting)
+        return kernel.log_joint(kernel.expand(self.rows, self.problem.frame))
+
+    def maximized(self, code: Tensor) -> Mix:
+        """Return components and masses that maximise the bound at a code, shape (m, k)."""
+        statistics = self.problem.family.statistics(None, self.rows, code.clone(), self._row_weights())
+        counts: Tensor = statistics.counts  # type: ignore[attr-defined]
+        return Mix(self.problem.maximize(statistics, counts)[0], log_simplex(counts.clamp_min(0)))
+
+    def _row_weights(self) -> Tensor | None:
+        return self.problem.source.take_weights(torch.arange(self.n_rows))
+
+    # Splits
+
+    def one_component(self) -> Mix:
+        """Return the mixture of one component."""
+        return self.maximized(self.rows.new_ones(self.n_rows, 1))
+
+    def one_each(self, n_components: int) -> Mix:
+        """Return one component a row and the others empty, for no more rows than components."""
+        return self.maximized(
+            torch.eye(self.n_rows, n_components, dtype=self.rows.dtype, device=self.rows.device)
+        )
+
+    def split(self, mix: Mix, beta: float, halves: dict[int, Tensor]) -> Mix:
+        """Return the mixture after some components were cut in two.
+
+        Parameters
+        ----------
+        halves : dict of int to Tensor, shape (m,)
+            The share of each row's code that the first half of a component takes.
+        """
+        code = self.code(mix, beta)
+        first = torch.stack([code[:, k] * share for k, share in halves.items()], 1)
+        chosen = torch.tensor(list(halves), device=code.device)
+        code[:, chosen] -= first
+        return self.maximized(torch.cat([code.clamp_min_(0), first], 1))
+
+    def joined(self, mix: Mix, beta: float) -> Mix:
+        """Return the mixture with components that coincide made one, their masses added."""
+        pairs = self._near_pairs(mix)
+        if not pairs:
+            return mix
+        kept, log_masses = list(range(mix.n_components)), mix.log_masses.clone()
+        log_joint = self.log_joint(mix.params, mix.log_masses / beta).double()
+        code = softargmax_(log_joint.clone(), beta)[0] * self.weights[:, None]
+        for j, k in pairs:
+            apart = beta * (log_joint[:, j] - log_joint[:, k])
+            share = code[:, j] + code[:, k]
+            mean = (share @ apart) / share.sum()
+            if float((share @ (apart - mean).square()) / share.sum()) < _COINCIDENT**2:
+                kept.remove(k)
+                log_masses[j] = torch.logaddexp(log_masses[j], log_masses[k])
+        if len(kept) == mix.n_components:
+            return mix
+        return Mix(mix.params, log_masses).take(torch.tensor(kept, device=log_masses.device))
+
+    def _near_pairs(self, mix: Mix) -> list[tuple[int, int]]:
+        """Return pairs of components whose expected rows are each other's nearest."""
+        if mix.n_components == 1:
+            return []
+        family, k = self.problem.family, mix.n_components
+        points = family.decode(mix.params, torch.eye(k, dtype=torch.float64, device=mix.log_masses.device))
+        gaps = torch.cdist(points, points).fill_diagonal_(math.inf)
+        nearest = gaps.argmin(1).tolist()
+        return [(j, k) for j, k in enumerate(nearest) if j < k and nearest[k] == j]
+
+    @property
+    def fixed_variance(self) -> float | None:
+        """The variance of round components of one fixed size, in squared working units; ``None`` for others."""
+        family = self.problem.family
+        return family.variance if isinstance(family, GaussianTiedSpherical) else None
+
+    def along(self, code: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the largest variance of each component, (k,), and places of the rows along axes to cut, (m, k) each.
+
+        Places are in standard deviations from the centre of the component.
+        """
+        weighted = code * self.weights.to(code.dtype)[:, None]
+        variances, axes, centres = principal_axes(self.view, weighted)
+        places = self.view @ axes.T - (centres * axes).sum(1)
+        places /= variances.sqrt().clamp_min(torch.finfo(places.dtype).tiny).to(places.dtype)
+        if self.problem.family.geometry == "affine" and self.view.shape[1] <= DENSE_FEATURES:
+            return variances, [places, flattest_places(self.view, weighted)]
+        return variances, [places]
+
+    def critical_beta(self, mix: Mix) -> float | None:
+        """Return the first critical beta of one component; ``None`` where no formula tells it."""
+        if self.fixed_variance is None:
+            return None
+        variance = float(self.along(self.code(mix, 1.0))[0].amax())
+        return self.fixed_variance / variance if variance > 0 else None

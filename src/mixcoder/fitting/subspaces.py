@@ -1,0 +1,94 @@
+"""K-subspaces as hard EM of planes with a flat prior: its units, its stopping rule, its ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from mixcoder.components import PPCA, Subspace
+from mixcoder.components.ppca import PPCAParams
+from mixcoder.components.subspace import SubspaceParams
+from mixcoder.encoders import Argmax
+from mixcoder.fitting.alternate import Step, StopRule, gain_below
+from mixcoder.fitting.em import Problem
+from mixcoder.fitting.fit import Budget, Start, fit
+from mixcoder.fitting.ranks import most_axes, ranked, with_ranks
+from mixcoder.ops import low_rank
+
+# Smallest noise variance, as a share of that of the data, in whose units distances are counted.
+_LEAST_UNIT = 1e-12
+
+# When the fit that only chooses ranks ends.
+_RANK_STEPS = 100
+_RANK_GAIN = 1e-4
+
+
+def scaled_to(problem: Problem, start: Start) -> Problem:
+    """Return the problem in units of the squared error that a start leaves, a free direction: all sums scale alike.
+
+    What a pass may err by is then small beside what it measures, however near the rows are to the planes.
+    """
+    family, d = problem.family, problem.source.n_features
+    assert isinstance(family, Subspace)
+    problem = replace(problem, family=replace(family, variance=1.0))
+    totals = problem.totals(*start, Argmax())
+    level = distortion_of(problem, start[0].n_components)(float(totals.bound / totals.weight))
+    unit = level * float(problem.frame.scale[0]) ** 2 / (d - 1)
+    least = _LEAST_UNIT * float(problem.variances.mean())
+    return replace(problem, family=replace(family, variance=max(unit, least) or 1.0))
+
+
+def distortion_of(problem: Problem, n_components: int) -> Callable[[float], float]:
+    """Return the function from a mean bound to the mean squared distance, in squared units of the rows."""
+    family = problem.family
+    assert isinstance(family, Subspace)
+    offset = problem.frame.log_scale - math.log(n_components)
+    unit = 2 * family.variance / float(problem.frame.scale[0]) ** 2
+    return lambda bound: max(0.0, (offset - bound) * unit)
+
+
+def fall_below(problem: Problem, tol: float, n_components: int) -> StopRule:
+    """Return the rule that stops once an iteration lowers the squared error by no more than ``tol`` of it."""
+    level_of = distortion_of(problem, n_components)
+
+    def rule(step: Step) -> str | None:
+        if not math.isfinite(step.gain):
+            return None
+        level, before = level_of(step.bound), level_of(step.bound - step.gain)
+        if before - level <= tol * level:
+            return f"the squared error fell from {before:.6g} to {level:.6g}, by less than tol={tol:g} of it"
+        return None
+
+    return rule
+
+
+def ranked_planes(
+    problem: Problem,
+    start: Callable[[Problem], Start],
+    ranks: tuple[int, ...] | None,
+    n_components: int,
+    n_init: int,
+    n_rows: float,
+) -> tuple[Problem, Start]:
+    """Return the problem with a rank of its own for each component, and planes of these ranks to begin with.
+
+    A flat prior on z cannot tell ranks, the larger is always nearer: a fit of :class:`PPCA` chooses. Ranks that are
+    given are put in the order that suits its components.
+    """
+    most = max(ranks) if ranks is not None else most_axes(n_rows, problem.source.n_features, n_components)
+    wide = replace(problem, family=PPCA(most), fixed_weights=False)
+    budget = Budget(max_iter=_RANK_STEPS, stop=gain_below(_RANK_GAIN))
+    result = fit(wide, Argmax(), lambda attempt: start(wide), n_init, budget)
+    found, (params, log_weights) = ranked(
+        wide, (result.model.params, result.model.log_weights), ranks, n_rows
+    )
+    assert isinstance(params, PPCAParams)
+    assert isinstance(found.family, PPCA)
+    bases = torch.linalg.svd(params.loadings, full_matrices=False)[0]
+    has_axis = low_rank.axis_mask(found.family.n_latent, n_components, bases.device)
+    planes = SubspaceParams(params.means, bases if has_axis is None else bases * has_axis[:, None, :])
+    equal = torch.full_like(log_weights, -math.log(n_components))
+    return with_ranks(problem, found.family.n_latent), (planes, equal)

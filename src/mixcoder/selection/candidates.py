@@ -1,0 +1,130 @@
+"""Models that were tried, and which of them to keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CRITERIA = ("bic", "icl", "aic", "held_out")
+"""What a model can be chosen by; of "held_out" more is better, of the others less."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model that was tried.
+
+    Parameters
+    ----------
+    settings : mapping of str to object
+        The parameters by which it differs from the others.
+    n_components : int
+    n_parameters : int
+        Free ones, weights included.
+    log_likelihood : float
+        Of all rows, in nats; NaN if the fit failed.
+    bic, icl, aic : float
+        Less is better.
+    held_out : float
+        Mean log-density of rows that a fit has not seen, in nats per row; NaN if it was not asked for.
+    seconds : float
+    failure : str, optional
+        Why there is no model, or why it is not to be chosen.
+    remarks : tuple of str
+        What the fit warned of.
+    model : object, optional
+        The fitted estimator.
+    """
+
+    settings: Mapping[str, Any]
+    n_components: int
+    n_parameters: int = 0
+    log_likelihood: float = math.nan
+    bic: float = math.nan
+    icl: float = math.nan
+    aic: float = math.nan
+    held_out: float = math.nan
+    seconds: float = 0.0
+    failure: str | None = None
+    remarks: tuple[str, ...] = ()
+    model: Any = None
+
+    def loss(self, criterion: str) -> float:
+        """Return what to make small; infinite if the candidate is not to be chosen."""
+        value = getattr(self, criterion)
+        if self.failure is not None or math.isnan(value):
+            return math.inf
+        return -value if criterion == "held_out" else value
+
+    def label(self, without: str = "") -> str:
+        """Return the settings in words, all but one."""
+        return ", ".join(f"{name}={value}" for name, value in self.settings.items() if name != without)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All models that were tried.
+
+    Parameters
+    ----------
+    candidates : tuple of Candidate
+    criterion : str
+        One of :data:`CRITERIA`.
+    """
+
+    candidates: tuple[Candidate, ...]
+    criterion: str = "bic"
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"criterion must be one of {CRITERIA}, got {self.criterion!r}.")
+
+    @property
+    def ranked(self) -> list[Candidate]:
+        """The candidates, the best first; those that are not to be chosen last."""
+        return sorted(self.candidates, key=lambda c: c.loss(self.criterion))
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate with the best criterion.
+
+        Raises
+        ------
+        ValueError
+            If none can be chosen; says why not.
+        """
+        best = self.ranked[0] if self.candidates else None
+        if best is None or math.isinf(best.loss(self.criterion)):
+            reasons = "; ".join(f"{c.label()}: {c.failure}" for c in self.candidates[:5])
+            raise ValueError(
+                f"None of {len(self.candidates)} models can be chosen: {reasons or 'none was tried'}."
+            )
+        return best
+
+    @property
+    def best_model(self) -> Any:
+        """The fitted estimator of the best candidate."""
+        return self.best.model
+
+    def as_records(self) -> list[dict[str, Any]]:
+        """Return the candidates as rows of a table, in the order in which they were tried."""
+        names = ("n_parameters", "log_likelihood", "bic", "icl", "aic", "held_out", "seconds", "failure")
+        return [
+            {**c.settings, "n_components": c.n_components, **{name: getattr(c, name) for name in names}}
+            for c in self.candidates
+        ]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.candidates)} models by {self.criterion}, the best first"]
+        for c in self.ranked:
+            score = getattr(c, self.criterion)
+            told = f"not chosen: {c.failure}" if c.failure is not None else f"{score:.2f}"
+            lines.append(f"  {c.label() or 'as given'}: {told}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Selection of {len(self.candidates)} candidates by {self.criterion!r}"
+
+
+__all__ = ["CRITERIA", "Candidate", "Selection"]

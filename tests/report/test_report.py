@@ -1,0 +1,224 @@
+"""The page has its sections, loads nothing, says what the model says, and escapes what the table says."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.datasets import load_digits, load_iris
+
+import mixcoder
+from mixcoder.cli import main
+from mixcoder.cli.tables import write_table
+from mixcoder.errors import DataError
+from mixcoder.report import analyse
+from mixcoder.report.analysis import effect_sizes
+
+SECTIONS = ["health", "model", "map", "clusters", "outliers", "code"]
+NAMES = ["sepal length", "sepal <b>width</b>", "petal length", "petal & width"]
+
+
+class Page(HTMLParser):
+    """What a reader and a browser see: text, sections, tables, and everything that would be loaded or run."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sections, self.images, self.tags, self.links = [], [], [], set(), []
+        self.words, self.cells = [], []
+        self.feed(text)
+        self.close()
+        assert self.open == [], "every element is closed"
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self.sections.append(attrs["id"])
+        if tag == "img":
+            self.images.append(attrs)
+        self.links += [
+            value for name, value in attrs.items() if name in ("href", "src", "action", "data", "srcset")
+        ]
+        assert not any(name.startswith("on") for name in attrs), "no event handlers"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+            if self.open[-1] == "td":
+                self.cells.append(data)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+
+def run(*words):
+    result = CliRunner().invoke(main, ["report", *words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def iris(tmp_path_factory):
+    """The JSON record and the page of iris, with a constant column."""
+    directory = tmp_path_factory.mktemp("report")
+    rows = np.column_stack([load_iris().data, np.full(150, 7.0)])
+    write_table(str(directory / "iris.csv"), rows, [*NAMES, "same"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        record = json.loads(run("iris.csv", "-o", "iris.html", "--most", "4", "--json"))
+        return record, Path("iris.html").read_text(encoding="utf-8"), directory
+
+
+def test_the_page_has_its_sections_and_its_pictures(iris):
+    page = Page(iris[1])
+    assert page.sections == SECTIONS
+    assert len(page.images) == 2
+    assert all(image["alt"] and image["src"].startswith("data:image/png;base64,") for image in page.images)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(iris):
+    page = Page(iris[1])
+    assert page.tags.isdisjoint({"script", "link", "iframe", "object", "embed", "form", "base"})
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    without_images = re.sub(r"base64,[A-Za-z0-9+/=]+", "", iris[1])
+    assert "://" not in without_images
+    assert "url(" not in without_images
+    assert "@import" not in without_images
+    assert "default-src 'none'" in without_images
+
+
+def test_names_from_the_table_are_text_and_never_markup(iris):
+    page = Page(iris[1])
+    assert "b" not in page.tags
+    assert "sepal <b>width</b>" in page.text
+    assert "petal & width" in page.text
+
+
+def test_numbers_are_those_of_the_model(iris):
+    record, text, _ = iris
+    x = load_iris().data
+    best = min((c for c in record["candidates"] if c["failure"] is None), key=lambda c: c["bic"])
+    assert (record["covariance"], record["components"], record["bic"]) == (
+        best["covariance"],
+        best["components"],
+        best["bic"],
+    )
+    model = analyse(x, NAMES, most_components=4).model
+    assert record["bic"] == pytest.approx(model.bic(x), rel=1e-9)
+    assert record["mean_log_density"] == pytest.approx(model.score(x), rel=1e-9)
+    labels = model.predict(x)
+    for cluster in record["clusters"]:
+        own = labels == cluster["component"]
+        assert cluster["rows"] == own.sum()
+        assert cluster["certainty"] == pytest.approx(model.predict_proba(x)[own].max(1).mean())
+        for feature in cluster["features"]:
+            j = NAMES.index(feature["name"])
+            assert feature["mean"] == pytest.approx(x[own, j].mean())
+            assert feature["mean_elsewhere"] == pytest.approx(x[~own, j].mean())
+        effects = [abs(feature["effect"]) for feature in cluster["features"]]
+        assert effects == sorted(effects, reverse=True)
+    assert [o["row"] for o in record["outliers"]] == np.argsort(model.score_samples(x), kind="stable")[
+        :10
+    ].tolist()
+    page = Page(text)
+    assert f"{record['bic']:.5g}" in page.cells
+    assert all(str(o["row"]) in page.cells for o in record["outliers"])
+    assert record["constant_columns"] == ["same"]
+    assert "the same in every row: same" in page.text
+
+
+def test_the_code_on_the_page_makes_the_same_model(iris):
+    record, text, directory = iris
+    words = "".join(Page(text).words)
+    code = words[words.index("import numpy as np") :].partition("Made by mixcoder")[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        names = {}
+        exec(code, names)
+    assert names["model"].bic(names["X"]) == pytest.approx(record["bic"], rel=1e-9)
+    assert names["odd"].tolist() == [o["row"] for o in record["outliers"]]
+    assert "mixcoder report iris.csv --out iris.html --most 4 --seed 0" in words
+
+
+def test_images_are_shown_with_their_reconstructions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("digits.npy", load_digits().data[:300])
+    record = json.loads(run("digits.npy", "--most", "4", "--covariance", "tied_spherical", "--json"))
+    page = Page(Path("report.html").read_text(encoding="utf-8"))
+    assert record["image"] == [8, 8]
+    assert page.sections == [*SECTIONS[:-1], "images", "code"]
+    assert len(page.images) == 4
+    x = load_digits().data[:300]
+    model = analyse(x, [f"x{j}" for j in range(64)], covariances=["tied_spherical"], most_components=4).model
+    kept = x[:, np.ptp(x, axis=0) > 0]
+    assert f"{model.rate(kept):.2f} bits a row" in page.text
+    wrong = CliRunner().invoke(main, ["report", "digits.npy", "--force", "--image", "4x4"])
+    assert (wrong.exit_code, "16 pixels" in wrong.stderr) == (2, True)
+
+
+def test_one_cloud_and_one_column_have_pages_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    write_table("line.csv", np.r_[rng.normal(size=60), rng.normal(size=60) + 9][:, None], ["height"])
+    assert json.loads(run("line.csv", "--json"))["components"] == 2
+    write_table("cloud.csv", rng.normal(size=(80, 2)), ["a", "b"])
+    record = json.loads(run("cloud.csv", "--force", "--most", "3", "--json"))
+    assert record["components"] == 1
+    text = Page(Path("report.html").read_text(encoding="utf-8")).text
+    assert "they fall into no clusters" in text
+    assert "there is nothing to compare it with" in text
+
+
+def test_many_rows_are_compared_on_some_and_fitted_on_all(monkeypatch):
+    monkeypatch.setattr("mixcoder.report.analysis.SELECTION_ROWS", 100)
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(size=(150, 2)), rng.normal(size=(150, 2)) + 8])
+    found = analyse(rows, ["a", "b"], most_components=3)
+    assert found.n_selection_rows == 100
+    assert len(found.labels) == 300
+    direct = mixcoder.GaussianMixture(random_state=0, n_init=3, **found.selection.best.settings).fit(rows)
+    assert found.model.score(rows) == direct.score(rows)
+
+
+def test_effect_sizes_are_cohens():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 2)) * [1.0, 1000.0]
+    x[:1000] += [0.8, 0.0]
+    effects = effect_sizes(x, np.arange(4000) < 1000)
+    np.testing.assert_allclose(effects, [0.8, 0.0], atol=0.08)
+    np.testing.assert_allclose(effect_sizes(x * 7 + 3, np.arange(4000) < 1000), effects, rtol=1e-9)
+    assert effect_sizes(np.array([[0.0], [1.0]]), np.array([True, False])).tolist() == [-np.inf]
+    assert effect_sizes(x, np.ones(4000, dtype=bool)).tolist() == [0, 0]
+
+
+def test_what_a_report_refuses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("hole.csv").write_text("a,b\n1,2\n3,\n5,6\n", encoding="utf-8")
+    Path("text.csv").write_text("a,b\n1,2\n3,x\n5,6\n", encoding="utf-8")
+    for name, told in (("hole.csv", "missing"), ("text.csv", "'x'")):
+        result = CliRunner().invoke(main, ["report", name])
+        assert result.exit_code == 3
+        assert told in result.stderr
+    assert not Path("report.html").exists()
+    with pytest.raises(DataError, match="Every column is constant"):
+        analyse(np.ones((5, 2)), ["a", "b"])
+    write_table("ok.csv", np.arange(12.0).reshape(6, 2), ["a", "b"])
+    assert CliRunner().invoke(main, ["report", "ok.csv", "-k", "7"]).exit_code == 3
+    assert CliRunner().invoke(main, ["report", "ok.csv", "-o", "-"]).exit_code == 2
+    assert CliRunner().invoke(main, ["report", "ok.csv", "--image", "wide"]).exit_code == 2
+    Path("there.html").write_text("mine", encoding="utf-8")
+    assert CliRunner().invoke(main, ["report", "ok.csv", "-o", "there.html"]).exit_code == 2
+    assert Path("there.html").read_text(encoding="utf-8") == "mine"

@@ -1,0 +1,187 @@
+"""EPLL: its two steps against dense linear algebra, and images that come back better than they went."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mixcoder import GaussianMixture, fit_patches
+from mixcoder.errors import DataError
+from mixcoder.sensing import EPLL, Blur, Downsampling, GaussianPrior, Rows, posterior
+from mixcoder.sensing.epll import smooth_fill
+
+P = 3
+
+
+def prior_of(k: int = 2, channels: int = 1, seed: int = 0) -> GaussianPrior:
+    rng = np.random.default_rng(seed)
+    d = channels * P**2
+    factors = 0.2 * rng.standard_normal((k, d, d))
+    return GaussianPrior(
+        torch.full((k,), -math.log(k), dtype=torch.float64),
+        torch.zeros(d, dtype=torch.float64),
+        torch.as_tensor(0.3 * rng.standard_normal((k, d))),
+        torch.as_tensor(factors @ factors.transpose(0, 2, 1) + 0.01 * np.eye(d)),
+    )
+
+
+def random_image(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def patch_matrices(height: int, width: int) -> list[torch.Tensor]:
+    """Return the matrix of each patch, written down pixel by pixel."""
+    pixels = torch.eye(height * width, dtype=torch.float64).reshape(height, width, -1)
+    return [
+        pixels[i : i + P, j : j + P].reshape(P * P, -1)
+        for i in range(height - P + 1)
+        for j in range(width - P + 1)
+    ]
+
+
+@pytest.mark.parametrize("removes_mean", [True, False])
+@pytest.mark.parametrize("problem", ["denoise", "inpaint", "blur", "downsampling"])
+def test_one_round_solves_both_steps(problem, removes_mean):
+    prior, (h, w), noise, std = prior_of(), (6, 8), 0.1, 0.2
+    image = random_image(h, w)
+    restorer = EPLL(prior, P, removes_mean)
+    operator = {
+        "denoise": Rows.of(list(range(h * w)), h * w),
+        "inpaint": Rows.of(list(range(0, h * w, 2)), h * w),
+        "blur": Blur(torch.tensor([[0.2, 0.5, 0.3]]), (h, w)),
+        "downsampling": Downsampling(2, (h, w)),
+    }[problem]
+    matrix = operator.matrix()
+    y = operator.apply(image.reshape(1, -1))[0]
+    beta, weight = 1 / std**2, P**2 / noise**2
+    left, right = weight * matrix.T @ matrix, weight * matrix.T @ y
+    for patch in patch_matrices(h, w):
+        seen = patch @ image.flatten()
+        centre = seen.mean() if removes_mean else 0.0
+        # The hard estimate of a patch seen through the identity, by the library's exact posterior.
+        z = posterior(prior, (seen - centre)[None], torch.eye(P * P), std**2).hard()[0][0] + centre
+        left += beta * patch.T @ patch
+        right += beta * patch.T @ z
+    expected = torch.linalg.solve(left, right).reshape(h, w)
+    actual = restorer.restore(y, operator, noise, image, stds=[std])
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+    if problem == "denoise":
+        rounds = [noise / math.sqrt(level) for level in (1.0, 4.0, 8.0, 16.0, 32.0)]
+        torch.testing.assert_close(
+            restorer.denoise(image, noise), restorer.restore(y, operator, noise, image, stds=rounds)
+        )
+
+
+def test_known_pixels_without_noise_stay_as_they_are():
+    image = random_image(8, 9).float()
+    mask = torch.rand(8, 9, generator=torch.Generator().manual_seed(1)) < 0.6
+    hidden = torch.where(mask, image, torch.nan)
+    filled = EPLL(prior_of(), P).inpaint(hidden, mask)
+    assert torch.equal(filled[mask], image[mask])
+    assert bool(filled.isfinite().all())
+    assert filled.dtype == torch.float32
+
+
+def test_channels_are_restored_alike_one_by_one():
+    image = random_image(2, 7, 8)
+    restorer = EPLL(prior_of(), P)
+    together = restorer.denoise(image, 0.2)
+    for channel, alone in zip(together, image, strict=True):
+        torch.testing.assert_close(channel, restorer.denoise(alone, 0.2))
+
+
+def test_patches_of_several_channels():
+    restored = EPLL(prior_of(channels=2), P).denoise(random_image(2, 7, 8), 0.2)
+    assert restored.shape == (2, 7, 8)
+    with pytest.raises(DataError, match="2 channels"):
+        EPLL(prior_of(channels=2), P).denoise(random_image(7, 8), 0.2)
+
+
+def test_a_level_of_grey_changes_nothing_but_itself():
+    """The mean of a patch is taken off and put back, so that a constant added to the image comes out again."""
+    image, restorer = random_image(9, 9), EPLL(prior_of(), P)
+    torch.testing.assert_close(restorer.denoise(image + 5, 0.2), restorer.denoise(image, 0.2) + 5)
+
+
+def test_blocks_of_patches_change_nothing(monkeypatch):
+    image, restorer = random_image(9, 9), EPLL(prior_of(), P)
+    whole = restorer.denoise(image, 0.2)
+    monkeypatch.setattr("mixcoder.sensing.epll._BLOCK", 5)
+    torch.testing.assert_close(restorer.denoise(image, 0.2), whole)
+
+
+def test_smooth_fill_is_harmonic_where_nothing_is_known():
+    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(7.0), indexing="ij")
+    plane = (0.3 * rows - 0.2 * columns).double()
+    mask = torch.zeros(6, 7, dtype=torch.bool)
+    mask[0], mask[-1], mask[:, 0], mask[:, -1] = True, True, True, True
+    torch.testing.assert_close(smooth_fill(torch.where(mask, plane, 9.0), mask), plane, atol=1e-3, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    """Return a test image, half the size, and a small prior from another one."""
+    data = pytest.importorskip("skimage.data")
+    crop = torch.as_tensor(data.camera()[100:292, 150:342] / 255.0).float()
+    image = crop.reshape(96, 2, 96, 2).mean((1, 3))
+    mixture = fit_patches([data.astronaut()], 10, patch_size=6, n_patches=8000, max_iter=6)
+    return image, EPLL.of(mixture.model_)
+
+
+def psnr(estimate, image):
+    return -10 * float((estimate - image).square().mean().log10())
+
+
+def test_photographs_come_back_better(photograph):
+    image, restorer = photograph
+    generator = torch.Generator().manual_seed(0)
+    noisy = image + 0.1 * torch.randn(image.shape, generator=generator)
+    assert psnr(restorer.denoise(noisy, 0.1), image) > psnr(noisy, image) + 5
+    mask = torch.rand(image.shape, generator=generator) < 0.5
+    assert psnr(restorer.inpaint(image, mask), image) > psnr(smooth_fill(image, mask), image) + 0.5
+    blur = Blur.gaussian(1.2, tuple(image.shape))
+    blurred = blur.apply(image.reshape(1, -1)).reshape(image.shape)
+    blurred = blurred + 0.01 * torch.randn(image.shape, generator=generator)
+    assert psnr(restorer.deblur(blurred, blur.kernel, 0.01), image) > psnr(blurred, image) + 1
+    small = Downsampling(2, tuple(image.shape)).apply(image.reshape(1, -1)).reshape(48, 48)
+    bicubic = torch.nn.functional.interpolate(small[None, None], scale_factor=2.0, mode="bicubic")[0, 0]
+    assert psnr(restorer.super_resolve(small, 2), image) > psnr(bicubic, image) + 0.5
+
+
+def test_a_patch_prior_says_what_it_cannot_take():
+    with pytest.raises(DataError, match="at least 8 pixels"):
+        fit_patches([np.zeros((4, 9))])
+    with pytest.raises(DataError, match="finite"):
+        fit_patches([np.full((9, 9), np.nan)])
+    with pytest.raises(DataError, match="There must be images"):
+        fit_patches([])
+
+
+def test_bad_images_are_named():
+    restorer, image = EPLL(prior_of(), P), random_image(6, 6)
+    with pytest.raises(ValueError, match="multiple of patch_size"):
+        EPLL(prior_of(), 4)
+    with pytest.raises(ValueError, match="noise_std must be positive"):
+        restorer.denoise(image, 0.0)
+    with pytest.raises(DataError, match="smaller than a patch"):
+        restorer.denoise(image[:2], 0.1)
+    with pytest.raises(DataError, match="height, width"):
+        restorer.denoise(image[0], 0.1)
+    with pytest.raises(DataError, match="NaN or infinity; inpaint"):
+        restorer.denoise(image * torch.nan, 0.1)
+    with pytest.raises(DataError, match="No pixel is known"):
+        restorer.inpaint(image, torch.zeros(6, 6, dtype=torch.bool))
+    operator = Rows.of([0, 1], 36)
+    with pytest.raises(DataError, match=r"expected \(3, 36\)"):
+        restorer.restore(torch.zeros(3), operator, 0.1, image)
+    with pytest.raises(DataError, match="y contains NaN"):
+        restorer.restore(torch.full((2,), torch.nan), operator, 0.1, image)
+    with pytest.raises(ValueError, match="noise_std must be non-negative"):
+        restorer.restore(torch.zeros(2), operator, -1.0, image)
+    with pytest.raises(ValueError, match="stds must be positive"):
+        restorer.restore(torch.zeros(2), operator, 0.1, image, stds=[])
+    one = GaussianMixture.from_parameters([1.0], [[0.0] * 9], [0.1], "spherical")
+    assert EPLL.of(one.model_).denoise(image, 0.1).shape == (6, 6)
