@@ -86,7 +86,8 @@ class Frame:
     @cached_property
     def _change(self) -> _Change:
         """What is subtracted and multiplied in float64, worked out once."""
-        return _Change.of(self, torch.float64, torch.float64)
+        with torch.inference_mode(mode=False):  # what is kept must serve everybody
+            return _Change.of(self, torch.float64, torch.float64)
 
     def undo(self, z: Tensor) -> Tensor:
         """Return ``z / scale + shift``, shape (n, d)."""
