@@ -26,7 +26,7 @@ PAGES = {"en": HERE / "checked.md", "zh": HERE / "checked.zh.md"}
 BLOCK = re.compile(r"(<!-- claims: ([\w -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEADS = {
     "en": "| The note says | Verdict | Number | of what | Recompute with `--claim` |",
-    "zh": "| 原文的说法 | 结论 | 数值 | 含义 | 复算: `--claim` |",
+    "zh": "| 原文的说法 | 结论 | 数值 | 含义 | 复算：`--claim` |",
 }
 VERDICTS = {
     "en": {"holds": "**holds**", "holds when": "**holds when**", "fails": "**fails**"},
@@ -34,7 +34,7 @@ VERDICTS = {
 }
 COUNTS = {
     "en": "Of {all} claims {holds} hold, {holds when} hold under a condition, and {fails} fail.",
-    "zh": "共 {all} 条: {holds} 条成立, {holds when} 条有条件成立, {fails} 条不成立.",
+    "zh": "共 {all} 条：{holds} 条成立，{holds when} 条有条件成立，{fails} 条不成立。",
 }
 
 
@@ -59,7 +59,7 @@ def table(findings, section, language):
     for finding in findings:
         if finding["section"] == section:
             claim, because, meaning = words(finding, language)
-            mark = {"en": {"holds when": " ", "": ": "}, "zh": {"": ": "}}[language]
+            mark = {"en": {"holds when": " ", "": ": "}, "zh": {"": "："}}[language]
             verdict = VERDICTS[language][finding["verdict"]]
             if because:
                 verdict += mark.get(finding["verdict"], mark[""]) + because
