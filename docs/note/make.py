@@ -26,7 +26,7 @@ PAGES = {"en": HERE / "checked.md", "zh": HERE / "checked.zh.md"}
 BLOCK = re.compile(r"(<!-- claims: ([\w -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEADS = {
     "en": "| The note says | Verdict | Number | of what | Recompute with `--claim` |",
-    "zh": "| 原文的说法 | 结论 | 数值 | 含义 | 复算：`--claim` |",
+    "zh": "| 原文的说法 | 结论 | 数值 | 含义 | 复算：`--claim` |",  # noqa: RUF001
 }
 VERDICTS = {
     "en": {"holds": "**holds**", "holds when": "**holds when**", "fails": "**fails**"},
@@ -34,7 +34,7 @@ VERDICTS = {
 }
 COUNTS = {
     "en": "Of {all} claims {holds} hold, {holds when} hold under a condition, and {fails} fail.",
-    "zh": "共 {all} 条：{holds} 条成立，{holds when} 条有条件成立，{fails} 条不成立。",
+    "zh": "共 {all} 条：{holds} 条成立，{holds when} 条有条件成立，{fails} 条不成立。",  # noqa: RUF001
 }
 
 
@@ -59,7 +59,7 @@ def table(findings, section, language):
     for finding in findings:
         if finding["section"] == section:
             claim, because, meaning = words(finding, language)
-            mark = {"en": {"holds when": " ", "": ": "}, "zh": {"": "："}}[language]
+            mark = {"en": {"holds when": " ", "": ": "}, "zh": {"": "："}}[language]  # noqa: RUF001
             verdict = VERDICTS[language][finding["verdict"]]
             if because:
                 verdict += mark.get(finding["verdict"], mark[""]) + because
@@ -109,7 +109,7 @@ def draw():
         ax.plot(v, log_odds(v, anchors, third), color=style.PALETTE[0], lw=2.2, label="λ = α = β = 1")
         ax.plot([at, at], [-6, top], color=style.PALETTE[0], lw=0.8)
         ax.plot(at, top, "o", color=style.PALETTE[0], ms=7, mec=style.PAPER)
-        ax.annotate(f"v = {at:.6f}\nq₁ = {q:.6f}", (at, top), (at + 0.12, -4.3), fontsize=9, color=style.INK)
+        ax.annotate(f"v = {at:.6f}\nq₁ = {q:.6f}", (at, top), (at + 0.45, 0.25), fontsize=9, color=style.INK)
         for name, w, face in (("w₁", first, style.INK), ("w₂", -1.0, style.PAPER)):
             ax.plot(w, -6, "^", ms=9, mfc=face, mec=style.INK, clip_on=False, zorder=5)
             ax.annotate(name, (w, -6), (0, 9), textcoords="offset points", ha="center", fontsize=9)

@@ -15,6 +15,7 @@ from mixcoder.cli.claims.base import (
     normal,
     simplex,
 )
+from mixcoder.objectives import eol
 
 __all__ = ["CLAIMS"]
 
@@ -37,6 +38,25 @@ def em_integrates_the_code(generator: torch.Generator) -> Finding:
         noise,
         "root mean square error of 100 draws a row, in nats; the sum is exact",
         error < 1e-12 and noise > 1e-3,
+    )
+
+
+def bound_of_em_is_not_eol(generator: torch.Generator) -> Finding:
+    h, log_weights = 2 * normal(generator, 5000, 4), simplex(generator, 5000, 4).log()
+    total = torch.logsumexp(h + log_weights, 1)  # LEOP at the weights
+    r = (h + log_weights).softmax(1)
+    pull = (r * (r.log() - log_weights)).sum(1)
+    error = float((eol(h, r) - pull - total).abs().max())
+    slack = total - eol(h, log_weights.exp())
+    above = eol(h, r) - total
+    return Finding(
+        "foreword",
+        "The bound inside EM is EOL, as a bound of LEOP",
+        FAILS,
+        "it is EOL(Q) - KL(Q || pi); EOL at Q = pi is looser, and EOL at the posterior lies above log p(x), by that KL",
+        float(above.mean()),
+        "mean excess of EOL at the posterior over log p(x), in nats",
+        error < 1e-10 and bool((slack >= -1e-12).all()) and bool((above >= -1e-12).all()),
     )
 
 
@@ -215,6 +235,7 @@ def _evidence(generator: torch.Generator, n: int) -> Tensor:
 
 CLAIMS: tuple[Claim, ...] = (
     em_integrates_the_code,
+    bound_of_em_is_not_eol,
     half_bayes,
     em_and_its_start,
     bound_of_the_evidence,

@@ -177,9 +177,9 @@ def raw_iteration(generator: torch.Generator) -> Finding:
 
 def monotone_iteration(generator: torch.Generator) -> Finding:
     falls, largest = 0, 0.0
-    for model in range(60):
+    for model in range(20):
         kernel = (CONSTANT, THIRD, EmbeddingKernel(prior=0.2))[model % 3]
-        w, h, v = normal(generator, 5, 2), 3 * normal(generator, 20, 5), normal(generator, 20, 2)
+        w, h, v = normal(generator, 5, 2), 3 * normal(generator, 60, 5), normal(generator, 60, 2)
         last = kernel.objective(v, w, h)
         for _ in range(10):
             v = encode_embedded(kernel.responsibilities(v, w, h), w, kernel, start=v).codes

@@ -192,8 +192,30 @@ def as_many_components_as_rows(generator: torch.Generator) -> Finding:
     )
 
 
+def worst_component(generator: torch.Generator) -> Finding:
+    x = _grid(generator)
+    a = x[torch.randperm(len(x), generator=generator)[:16]]
+    for _ in range(20):
+        code = torch.nn.functional.one_hot(balls(x, a, 0.5).argmax(1), 16).to(F64)
+        a = torch.where(code.sum(0)[:, None] > 0, code.T @ x / code.sum(0)[:, None].clamp_min(1), a)
+    h = balls(x, a, 0.5)
+    least = float((leop(h, simplex(generator, len(x), 16)) - h.amin(1)).min())
+    best, worst = ((x - a[code]).square().sum(1).mean() for code in (h.argmax(1), h.argmin(1)))
+    none = (x - x.mean(0)).square().sum(1).mean()
+    return Finding(
+        "discrete code",
+        "The worst component bounds L from below, and as a code it means nothing",
+        HOLDS,
+        "decoding it is worse than decoding the mean of all rows, which needs no code",
+        float(worst / none),
+        "its squared error over that of the mean, after a fit to 16 clusters",
+        least >= 0 and bool(best < none < worst),
+    )
+
+
 CLAIMS: tuple[Claim, ...] = (
     best_code_is_a_vertex,
+    worst_component,
     hard_alternation_rises,
     maximised_over_codes_again,
     as_many_components_as_rows,
