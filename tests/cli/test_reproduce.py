@@ -83,11 +83,11 @@ def test_a_number_that_is_not_what_the_verdict_needs_is_an_error(ask, mixcoder, 
     assert "NOT CONFIRMED" in mixcoder("reproduce", code=6).stdout
 
 
-def test_a_claim_alone_has_the_number_that_it_has_among_the_others(ask, mixcoder):
-    all_of_them = {finding["id"]: finding for finding in ask("reproduce")["findings"]}
+def test_a_claim_alone_has_the_number_that_it_has_among_the_others(findings, ask, mixcoder):
     for name in ("eol_below_unscaled_loe", "raw_iteration", "averaged_models"):
-        alone = ask("reproduce", "--claim", name)["findings"]
-        assert alone == [all_of_them[name]]
+        (alone,) = ask("reproduce", "--claim", name)["findings"]
+        assert alone.items() >= vars(findings[name]).items()
+        assert alone["id"] == name
     two = ask("reproduce", "--claim", "worked_example", "--claim", "denominator")
     assert [finding["id"] for finding in two["findings"]] == ["denominator", "worked_example"]
     told = mixcoder("reproduce --claim worked_exampel", code=2).stderr
