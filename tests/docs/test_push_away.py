@@ -221,6 +221,17 @@ def test_every_view_draws_finite_numbers_inside_the_picture(browser, page):
         assert drawn.count("<polyline") >= 1
 
 
+@pytest.mark.parametrize(
+    "fragment", ["#w1=much&lambda=-4&beta=0", "#lang=constructor&view=none&theme=1", "#%00&&=&w2"]
+)
+def test_an_address_that_makes_no_sense_leaves_a_page_that_does(browser, page, fragment):
+    browser.open(page, fragment)
+    kernel = json.loads(browser.run("JSON.stringify(kernel())"))
+    assert all(math.isfinite(value) for value in kernel.values())
+    assert kernel["lambda"] >= 0 < kernel["beta"]
+    assert browser.run("document.getElementById('message').textContent").strip()
+
+
 def test_nothing_was_complained_of_and_nothing_loaded(browser, page, shown):
     del shown
     browser.open(page)
