@@ -53,8 +53,8 @@ def unsquared_distance(generator: torch.Generator) -> Finding:
     return Finding(
         "attempt one",
         "With the distance unsquared the odds are bounded",
-        WHEN,
-        "an optimum need not be unique: the log-odds are at most |w_1 - w_2|, all along a ray behind w_1",
+        HOLDS,
+        "by |w_1 - w_2|, the triangle inequality; and all along a ray behind w_1, where the best v is not unique",
         spread,
         "how much they vary along it",
         bool((odds <= length + 1e-12).all()) and spread < 1e-9,
