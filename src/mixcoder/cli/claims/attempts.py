@@ -54,7 +54,7 @@ def unsquared_distance(generator: torch.Generator) -> Finding:
         "attempt one",
         "With the distance unsquared the odds are bounded",
         HOLDS,
-        "by |w_1 - w_2|, the triangle inequality; and all along a ray behind w_1, where the best v is not unique",
+        "by |w_1 - w_2|, which they reach all along a ray behind w_1: the best v is not unique",
         spread,
         "how much they vary along it",
         bool((odds <= length + 1e-12).all()) and spread < 1e-9,
