@@ -14,7 +14,7 @@ import mixcoder
 from mixcoder import components, errors
 from mixcoder.checks import discover
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((DOCS / "api").glob("*.md"))}
 MODULES = (
     "mixcoder",
