@@ -173,6 +173,15 @@ def test_an_error_at_any_call_leaves_the_estimator_as_it_was(name, fuse, error, 
     assert_same_bits(again, unfitted.fit(X))
 
 
+@pytest.fixture
+def interruptible():
+    """A shell starts jobs in the background with interrupts ignored: then there would be none to survive."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("name", MAKERS)
 def test_an_interrupt_at_any_time_leaves_the_estimator_as_it_was(name):
     model = MAKERS[name]().fit(X)

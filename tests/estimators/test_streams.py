@@ -147,7 +147,7 @@ def test_codes_that_cannot_be_written_leave_nothing(x, files, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert (tmp_path / "codes" / "manifest.json").read_bytes() == before
-    np.save(tmp_path / "rows" / "1.npy", np.full((3900, 2), np.nan))
+    np.save(tmp_path / "rows" / "1.npy", np.full((3900, 2), np.inf))
     with pytest.raises(DataError, match="not finite"):
         model.encode_to(mixcoder.open_blocks(tmp_path / "rows"), tmp_path / "codes", overwrite=True)
     assert (tmp_path / "codes" / "manifest.json").read_bytes() == before

@@ -160,7 +160,7 @@ def moments(model: MixtureAutoencoder) -> PlanarMixture:
         prior = GaussianPrior.of(model)
         spreads = prior.spreads.numpy(force=True)
         if spreads.ndim == 2:
-            spreads = spreads[:, :, None] * np.eye(spreads.shape[1])
+            spreads = spreads[:, :, None] * np.eye(model.n_features)  # one for all features, or one each
         means = (prior.shift + prior.means).numpy(force=True)
         spreads = np.broadcast_to(spreads, (len(means), *spreads.shape[1:]))
     elif isinstance(model.family, StudentT):
