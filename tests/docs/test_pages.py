@@ -68,7 +68,9 @@ def run(code, namespace, name):
     last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
     exec(compile(ast.Module(body, []), name, "exec"), namespace)
     if last is not None:
-        show(eval(compile(ast.Expression(last.value), name, "eval"), namespace))
+        value = eval(compile(ast.Expression(last.value), name, "eval"), namespace)
+        if not code.rstrip().endswith(";"):
+            show(value)
 
 
 def figures():

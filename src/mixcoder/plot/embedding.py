@@ -43,11 +43,11 @@ class EmbeddingDisplay:
 
     @classmethod
     def from_estimator(cls, estimator: Any, X: Any = None, *, grid_size: int = 120, ax: Any = None) -> Self:
-        """Draw a fitted :class:`~mixcoder.ParametricEmbedding` or :class:`~mixcoder.EmbeddedMixture` of two axes or more.
+        """Draw a fitted map: a :class:`~mixcoder.ParametricEmbedding` or :class:`~mixcoder.EmbeddedMixture`.
 
         Parameters
         ----------
-        estimator : fitted ParametricEmbedding or EmbeddedMixture
+        estimator : fitted ParametricEmbedding or EmbeddedMixture, of two axes or more
         X : array-like, optional
             Rows to place; by default those of the fit.
         grid_size : int, default=120
