@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import linecache
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +89,30 @@ def figures():
     return drawn
 
 
+def notebook(codes):
+    """Return a notebook of code cells, as ruff reads one."""
+    made = [
+        {"cell_type": "code", "id": f"cell{place}", "metadata": {}, "outputs": [], "execution_count": None}
+        | {"source": code.rstrip("\n").splitlines(keepends=True)}
+        for place, code in enumerate(codes)
+    ]
+    return json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+def ruff(command, path, codes):
+    """Return what ruff says to the cells of a page, by the project's rules for docs."""
+    name = str(path.with_suffix(".ipynb").relative_to(DOCS.parent))
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *command, "--stdin-filename", name, "-"],
+        input=notebook(codes),
+        cwd=DOCS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
 def page_id(path):
     return f"{path.parent.name}/{path.stem}"
 
@@ -129,6 +156,19 @@ def test_every_fence_of_code_is_a_cell_or_says_why_not(path):
     text = path.read_text(encoding="utf-8")
     assert "```python" not in text
     assert len(cells(text)) == text.count("{code-cell}")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_id)
+def test_cells_are_written_as_the_library_is(path):
+    codes = [code for _, code in cells(path.read_text(encoding="utf-8"))]
+    # B905: a row of pictures ends where its axes do.
+    failed, told = ruff(["check", "--no-cache", "--ignore", "B905"], path, codes)
+    assert not failed, told
+    failed, formatted = ruff(["format", "--no-cache"], path, codes)
+    assert not failed, formatted
+    assert ["".join(cell["source"]) for cell in json.loads(formatted)["cells"]] == [
+        c.rstrip("\n") for c in codes
+    ]
 
 
 def test_cells_are_found_with_their_lines_and_without_their_options():
