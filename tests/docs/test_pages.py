@@ -26,7 +26,12 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted([*DOCS.glob("tutorials/*.md"), *DOCS.glob("migrate/*.md")])
 
 # Pages of more than about ten seconds.
-SLOW = set()
+SLOW = {
+    "migrate/scikit-learn",
+    "tutorials/05-few-measurements",
+    "tutorials/08-larger-than-memory",
+    "tutorials/09-on-a-cluster",
+}
 
 FRONT_MATTER = """\
 ---
