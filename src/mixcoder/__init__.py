@@ -22,6 +22,7 @@ _HOMES = {
     "engine": "mixcoder.engines",
     "fit_patches": "mixcoder.estimators",
     "load": "mixcoder.estimators",
+    "load_patch_prior": "mixcoder.estimators",
     "open_blocks": "mixcoder.sources",
     "select": "mixcoder.estimators",
     "stability": "mixcoder.estimators",
@@ -58,6 +59,7 @@ __all__ = [
     "estimators",
     "fit_patches",
     "load",
+    "load_patch_prior",
     "objectives",
     "open_blocks",
     "plot",
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
         SubspaceMixture,
         fit_patches,
         load,
+        load_patch_prior,
         select,
         stability,
     )

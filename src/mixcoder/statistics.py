@@ -32,6 +32,10 @@ class Statistics:
         """Return the sums stored row by row: the order of memory decides the last bit of a product."""
         return self._map(Tensor.contiguous)
 
+    def clone(self) -> Self:
+        """Return the sums in memory of their own."""
+        return self._map(Tensor.clone)
+
     def to(self, device: torch.device) -> Self:
         """Return the sums on another device."""
         return self._map(lambda value: value.to(device))

@@ -564,12 +564,14 @@ def test_demo_without_fashion_mnist_names_its_package(mixcoder, here):
         "decode model.mixcoder codes.csv -o there.npy",
         "score model.mixcoder rows.csv -o there.npy",
         "impute rows.csv -m model.mixcoder -o there.npy",
+        "restore image.npy --noise 0.1 -o there.npy",
         "sample model.mixcoder -o there.npy",
         "sample model.mixcoder -o other.npy --codes there.npy",
     ],
 )
 def test_nothing_is_overwritten_without_force(mixcoder, gaussian, command, monkeypatch):
     Path("codes.csv").write_text("c\n0\n1\n")
+    np.save("image.npy", np.full((9, 10), 0.5))
     Path("there.npy").write_text("precious")
     with monkeypatch.context() as patch:
         patch.setattr("mixcoder.cli.tables.open_table", lambda *a, **k: pytest.fail("the work began"))

@@ -4,22 +4,20 @@ import dataclasses
 import math
 
 import pytest
-import torch
 
 from mixcoder.cli import claims as claims_module
-from mixcoder.cli.claims import HEADINGS, VERDICTS, claims
+from mixcoder.cli.claims import HEADINGS, VERDICTS, claims, judge
 
-KEYS = "because claim confirmed heading meaning number section verdict"
+KEYS = "because claim confirmed heading id meaning number section verdict"
 
 
 @pytest.fixture(scope="module")
 def findings():
-    generator = torch.Generator().manual_seed(0)
-    return {claim.__name__: claim(generator) for claim in claims()}
+    return dict(judge(claims(), 0))
 
 
 def test_every_claim_is_judged_and_confirmed(findings):
-    assert len(findings) == len(claims()) > 30
+    assert len(findings) == len(claims()) >= 60
     for finding in findings.values():
         assert finding.verdict in VERDICTS
         assert finding.section in HEADINGS
@@ -33,14 +31,9 @@ def test_every_claim_is_judged_and_confirmed(findings):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_other_draws_change_no_verdict(findings, seed):
-    generator = torch.Generator().manual_seed(seed)
-    for claim in claims():
-        finding = claim(generator)
+    for name, finding in judge(claims(), seed):
         assert finding.confirmed, finding
-        assert (finding.claim, finding.verdict) == (
-            findings[claim.__name__].claim,
-            findings[claim.__name__].verdict,
-        )
+        assert (finding.claim, finding.verdict) == (findings[name].claim, findings[name].verdict)
 
 
 def test_the_numbers_of_the_note(findings):
@@ -88,3 +81,14 @@ def test_a_number_that_is_not_what_the_verdict_needs_is_an_error(ask, mixcoder, 
     assert not record["ok"]
     assert record["not_confirmed"] == [record["findings"][0]["claim"]]
     assert "NOT CONFIRMED" in mixcoder("reproduce", code=6).stdout
+
+
+def test_a_claim_alone_has_the_number_that_it_has_among_the_others(findings, ask, mixcoder):
+    for name in ("eol_below_unscaled_loe", "raw_iteration", "averaged_models"):
+        (alone,) = ask("reproduce", "--claim", name)["findings"]
+        assert alone.items() >= vars(findings[name]).items()
+        assert alone["id"] == name
+    two = ask("reproduce", "--claim", "worked_example", "--claim", "denominator")
+    assert [finding["id"] for finding in two["findings"]] == ["denominator", "worked_example"]
+    told = mixcoder("reproduce --claim worked_exampel", code=2).stderr
+    assert "worked_example" in told

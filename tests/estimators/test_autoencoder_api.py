@@ -518,3 +518,10 @@ def test_parts_of_a_start_can_be_given():
     ):
         model = GaussianMixture(2, random_state=0, max_iter=200, **part).fit(X)
         assert adjusted_rand_score(X[:, 2] > 2.5, model.predict(X)) == 1.0
+
+
+@pytest.mark.parametrize("seed", [0, np.int64(7), 2**32 - 1])
+def test_a_seed_is_the_random_state_that_it_seeds(seed):
+    by_seed = GaussianMixture(3, random_state=seed).fit(X)
+    by_state = GaussianMixture(3, random_state=np.random.RandomState(seed)).fit(X)
+    np.testing.assert_array_equal(by_seed.means_, by_state.means_)

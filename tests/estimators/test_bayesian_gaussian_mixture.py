@@ -435,7 +435,10 @@ def test_the_posterior_temperature_joins_its_ends():
 def test_components_that_nothing_needs_fade():
     X = np.random.default_rng(0).normal(size=(400, 2))
     X[:200] += 8.0
-    model = BayesianGaussianMixture(8, weight_concentration_prior=1e-3, random_state=0, max_iter=2000).fit(X)
+    # One fit in several rests where a component keeps a single row: 13 nats below, which the best of ten does not.
+    model = BayesianGaussianMixture(
+        8, weight_concentration_prior=1e-3, random_state=0, max_iter=2000, n_init=10
+    ).fit(X)
     assert model.n_effective_components_ == 2
     assert np.sort(model.weights_)[-2:].sum() > 0.999
     assert model.converged_

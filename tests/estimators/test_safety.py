@@ -649,6 +649,23 @@ def test_a_callback_can_stop_the_fit(name):
     assert model.stop_reason_ == "a callback asked to stop"
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_a_fit_leaves_can_be_written_to_and_differentiated(name):
+    def leaves(value):
+        if isinstance(value, torch.Tensor):
+            return [value]
+        parts = value if isinstance(value, tuple) else [getattr(value, f.name) for f in fields(value)]
+        return [leaf for p in parts if p is not None for leaf in leaves(p)]
+
+    estimator = MAKERS[name]().fit(X)
+    model = estimator.model_
+    found = [*leaves(model.params), model.log_weights, model.frame.shift, model.frame.scale, model.magnitude]
+    sums = getattr(estimator, "_sums", None)
+    found += [] if sums is None else leaves(sums)
+    assert found
+    assert not any(leaf.is_inference() for leaf in found)
+
+
 def test_a_callback_that_fails_fails_the_fit_as_a_whole():
     recorder = Recorder(fail_at=1)
     model = MAKERS["GaussianMixture"]().fit(X)

@@ -15,6 +15,7 @@ from mixcoder.fitting.seeding import (
     tied_ranks,
     whitening,
 )
+from mixcoder.fitting.start import best_first, hard_start
 
 F64 = torch.float64
 
@@ -135,3 +136,21 @@ def test_tied_order_takes_infinities_and_nothing():
     values = torch.tensor([math.inf, 0.0, -math.inf, math.nan], dtype=F64)
     assert torch.equal(tied_order(values), torch.argsort(tied_ranks(values), stable=True))
     assert tied_order(values[:1]).tolist() == [0]
+
+
+def test_views_side_by_side_are_assigned_as_each_alone():
+    views = torch.stack([table(), whitening(table(), torch.ones(100, dtype=F64), "affine")])
+    weights = 0.1 + torch.rand(100, generator=random(3), dtype=F64)
+    centres = plus_plus_batch(views, weights, 4, 3, random(5))
+    for view, sets in zip(views, centres, strict=True):
+        distances = torch.cdist(sets.flatten(0, 1), view).amin(1)
+        torch.testing.assert_close(distances, torch.zeros(12, dtype=F64), rtol=0, atol=1e-6)  # all are rows
+        assert torch.equal(assign_batch(view, sets), torch.cdist(view, sets).argmin(-1))
+    for n_steps in (0, 3):
+        together = hard_start(views, weights, centres, n_steps)
+        alone = [hard_start(view, weights, sets, n_steps) for view, sets in zip(views, centres, strict=True)]
+        assert torch.equal(together, torch.stack(alone))
+
+
+def test_best_first_takes_what_only_rounding_tells_apart_in_order():
+    assert best_first([-3.0, -1.0, -2.0, -1.0 + 1e-15, float("nan")]) == [1, 3, 2, 0, 4]

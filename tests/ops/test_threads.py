@@ -130,3 +130,24 @@ def test_a_forked_child_makes_threads_of_its_own():
     child.start()
     assert queue.get(timeout=30) == [1, 2, 3]
     child.join()
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_jobs_run_in_the_inference_mode_of_whoever_waits_for_them(n_threads):
+    def mode(job):
+        del job
+        return torch.is_inference_mode_enabled()
+
+    assert not any(map_in_order(mode, range(9), n_threads))
+    with torch.inference_mode():
+        total = torch.zeros(9)
+        assert all(map_in_order(mode, range(9), n_threads))
+        list(map_in_order(lambda job: total[job].add_(job), range(9), n_threads))
+    assert total.tolist() == list(range(9))
+
+
+def test_a_buffer_first_asked_for_in_inference_mode_can_be_written_to_later():
+    workspace, shape = Workspace(), ("rows", 2, 3, torch.float64, torch.device("cpu"))
+    with torch.inference_mode():
+        workspace.take(*shape)
+    assert workspace.take(*shape).fill_(1.0).sum() == 6.0

@@ -11,7 +11,8 @@ import torch
 from mixcoder import GaussianMixture, fit_patches
 from mixcoder.errors import DataError
 from mixcoder.sensing import EPLL, Blur, Downsampling, GaussianPrior, Rows, posterior
-from mixcoder.sensing.epll import smooth_fill
+from mixcoder.sensing.epll import DENOISING
+from mixcoder.sensing.quadratics import smooth_fill
 
 P = 3
 
@@ -69,7 +70,7 @@ def test_one_round_solves_both_steps(problem, removes_mean):
     actual = restorer.restore(y, operator, noise, image, stds=[std])
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
     if problem == "denoise":
-        rounds = [noise / math.sqrt(level) for level in (1.0, 4.0, 8.0, 16.0, 32.0)]
+        rounds = [noise / math.sqrt(level) for level in DENOISING]
         torch.testing.assert_close(
             restorer.denoise(image, noise), restorer.restore(y, operator, noise, image, stds=rounds)
         )
@@ -91,6 +92,54 @@ def test_channels_are_restored_alike_one_by_one():
     together = restorer.denoise(image, 0.2)
     for channel, alone in zip(together, image, strict=True):
         torch.testing.assert_close(channel, restorer.denoise(alone, 0.2))
+
+
+def test_edges_that_are_unknown_are_restored_with_the_image():
+    """One round with unknown edges is the dense solution of the larger image of which the blurred one is the middle."""
+    prior, noise, std, (h, w) = prior_of(), 0.1, 0.2, (7, 8)
+    kernel = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.0, 0.2]], dtype=torch.float64)
+    restorer, image = EPLL(prior, P), random_image(h, w)
+    start = torch.nn.functional.pad(image[None], (1, 2, 0, 1), mode="replicate")[0]
+    matrix = torch.zeros(h, w, h + 1, w + 3, dtype=torch.float64)
+    for i in range(h):
+        for j in range(w):
+            matrix[i, j, i : i + 2, j : j + 4] = kernel.flip(0, 1)
+    matrix = matrix.reshape(h * w, -1)
+    beta, weight = 1 / std**2, P**2 / noise**2
+    left, right = weight * matrix.T @ matrix, weight * matrix.T @ image.flatten()
+    for patch in patch_matrices(*start.shape):
+        seen = patch @ start.flatten()
+        centred = seen - seen.mean()
+        z = posterior(prior, centred[None], torch.eye(P * P), std**2).hard()[0][0] + seen.mean()
+        left += beta * patch.T @ patch
+        right += beta * patch.T @ z
+    expected = torch.linalg.solve(left, right).reshape(start.shape)[:h, 1 : 1 + w]
+    actual = restorer.deblur(image, kernel, noise, edges="unknown", stds=[std])
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="edges must be"):
+        restorer.deblur(image, kernel, noise, edges="mirror")
+
+
+def test_rounds_are_told():
+    told: list[tuple[int, int]] = []
+    EPLL(prior_of(), P).denoise(random_image(7, 8), 0.2, on_round=lambda *done: told.append(done))
+    assert told == [(i, len(DENOISING)) for i in range(1, len(DENOISING) + 1)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whether_patches_have_a_level_is_seen_from_the_mixture(channels):
+    """Patches that came whole are restored whole, those that came less their means are restored less their means."""
+    rng = np.random.default_rng(0)
+    patches = rng.standard_normal((500, channels, 1)) + 0.3 * rng.standard_normal((500, channels, P * P))
+    image = random_image(channels, 8, 8)
+    for removes in (True, False):
+        rows = patches - patches.mean(2, keepdims=True) if removes else patches
+        model = GaussianMixture(2, random_state=0, reg_covar=1e-6).fit(rows.reshape(500, -1)).model_
+        restorer = EPLL.of(model)
+        assert (restorer.patch_size, restorer.removes_mean) == (P, removes)
+        torch.testing.assert_close(
+            restorer.denoise(image, 0.1), EPLL.of(model, P, removes_mean=removes).denoise(image, 0.1)
+        )
 
 
 def test_patches_of_several_channels():

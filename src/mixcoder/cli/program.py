@@ -25,6 +25,7 @@ COMMANDS = (
     "score",
     "sample",
     "impute",
+    "restore",
     "report",
     "inspect",
     "check",

@@ -111,7 +111,7 @@ class ExponentialFamily(Family[P, Moments]):
         family's own ``log_likelihood`` in float64, which subtracts before it squares.
         """
         natural = self.natural(params)
-        natural[:, 0] += log_weights
+        natural.select(1, 0).add_(log_weights)
         d = setting.magnitude.shape[0]
         largest = 0.0
         if setting.tolerance < math.inf:

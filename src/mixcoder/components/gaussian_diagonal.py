@@ -59,7 +59,7 @@ class GaussianDiagonal(Gaussian[GaussianDiagonalParams]):
         """Return the bias, mu/sigma^2 and -1/(2 sigma^2)."""
         precisions = params.variances.reciprocal()
         linear = params.means * precisions
-        bias = -0.5 * (params.variances.log() + LOG_2PI + linear * params.means).sum(1)
+        bias = torch.addcmul(params.variances.log().add_(LOG_2PI), linear, params.means).sum(1).mul_(-0.5)
         return torch.cat([bias[:, None], linear, -0.5 * precisions], 1)
 
     def log_likelihood(self, params: GaussianDiagonalParams, x: Tensor) -> Tensor:
@@ -74,10 +74,13 @@ class GaussianDiagonal(Gaussian[GaussianDiagonalParams]):
         first, second = statistics.sums.chunk(2, dim=1)
         means = safe_means(counts, first)
         total = total_variances(counts, first, second.sum(0))
-        variances = second / counts.clamp_min(EMPTY)[:, None] - means.square()
-        variances = torch.where((counts <= EMPTY)[:, None], total, variances)
+        variances = torch.addcmul(second / counts.clamp_min(EMPTY).unsqueeze(1), means, means, value=-1)
+        if float(counts.amin()) <= EMPTY:
+            variances = torch.where((counts <= EMPTY)[:, None], total, variances)
+        if self.added_variance != 0.0:
+            variances.add_(self.added(means))
         floor = variance_floor(total if reference is None else reference, self.min_variance)
-        return GaussianDiagonalParams(means, torch.maximum(variances + self.added(means), floor))
+        return GaussianDiagonalParams(means, torch.maximum(variances, floor))
 
     def spreads(self, params: GaussianDiagonalParams) -> Tensor:
         """Return the variances, shape (k, d)."""

@@ -19,6 +19,7 @@ from mixcoder.ops.gaussian import (
     floor_covariances,
     log_det_whitener,
     pack,
+    packed_diagonal,
     quadratic_form,
     safe_means,
     stands_on_floor,
@@ -79,8 +80,8 @@ class GaussianFull(Gaussian[GaussianFullParams]):
     def natural(self, params: GaussianFullParams) -> Tensor:
         """Return the bias, P_k mu_k, and the packed -P_k/2."""
         precisions = params.whiteners.mT @ params.whiteners
-        linear = (precisions @ params.means[:, :, None])[:, :, 0]
-        bias = _log_constant(params) - 0.5 * (linear * params.means).sum(1)
+        linear = (precisions @ params.means.unsqueeze(2)).squeeze(2)
+        bias = torch.sub(_log_constant(params), torch.linalg.vecdot(linear, params.means), alpha=0.5)
         return torch.cat([bias[:, None], linear, quadratic_form(precisions)], 1)
 
     def log_likelihood(self, params: GaussianFullParams, x: Tensor) -> Tensor:
@@ -99,13 +100,17 @@ class GaussianFull(Gaussian[GaussianFullParams]):
     def maximize(self, statistics: Moments, reference: Tensor | None = None) -> GaussianFullParams:
         """Return means and floored covariances."""
         counts, d = statistics.counts, packed_features(statistics.sums.shape[1])
-        first, second = statistics.sums[:, :d], unpack(statistics.sums[:, d:], d)
-        means = safe_means(counts, first)
-        variances = total_variances(counts, first, second.diagonal(dim1=1, dim2=2).sum(0))
-        covariances = second / counts.clamp_min(EMPTY)[:, None, None] - means[:, :, None] * means[:, None, :]
-        if float(counts.amin()) <= EMPTY:
-            empty = (counts <= EMPTY)[:, None, None]
-            covariances = torch.where(empty, torch.diag(variances), covariances)
+        averages = statistics.sums / counts.clamp_min(EMPTY).unsqueeze(1)
+        means, second = averages[:, :d].contiguous(), unpack(averages[:, d:], d)
+        covariances = torch.addcmul(second, means.unsqueeze(2), means.unsqueeze(1), value=-1)
+        some_empty = float(counts.amin()) <= EMPTY
+        variances = reference
+        if variances is None or some_empty:
+            first, total = statistics.sums[:, :d], statistics.sums[:, d:].sum(0)
+            variances = total_variances(counts, first, packed_diagonal(total, d))
+        if some_empty:
+            means = safe_means(counts, statistics.sums[:, :d])
+            covariances = torch.where((counts <= EMPTY)[:, None, None], torch.diag(variances), covariances)
         if self.added_variance != 0.0:
             covariances.diagonal(dim1=1, dim2=2).add_(self.added(means))
         floor = variance_floor(variances if reference is None else reference, self.min_variance)

@@ -112,7 +112,8 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
         variances = (scatter.diagonal(dim1=1, dim2=2) - overall.square()).clamp_min(0)
         within = scatter - means.mT @ (means * (counts / total[:, 0])[:, :, None])
         within = 0.5 * (within + within.mT)
-        within.diagonal(dim1=1, dim2=2).add_(self.added(means))
+        if self.added_variance != 0.0:
+            within.diagonal(dim1=1, dim2=2).add_(self.added(means))
         floor = variance_floor(variances[0] if reference is None else reference, self.min_variance)
         return GaussianTiedParams(means.flatten(0, 1), *floor_covariances(within, floor))
 

@@ -258,18 +258,19 @@ def _debye_tables() -> tuple[Tensor, Tensor]:
 
     (DLMF 10.41.9.) The second row is what remains of V_j - U_j when its factor 1 - t^2 is taken out.
     """
-    row = [Fraction(1)]
-    values = torch.zeros(_DEBYE_TERMS, _DEBYE_TERMS, dtype=torch.float64)
-    for j in range(_DEBYE_TERMS):
-        values[j, : j + 1] = torch.tensor([float(a) for a in row], dtype=torch.float64)
-        following = [Fraction(0)] * (j + 2)
-        for i, a in enumerate(row):
-            power = j + 2 * i
-            following[i] += a * (Fraction(power, 2) + Fraction(1, 8 * (power + 1)))
-            following[i + 1] -= a * (Fraction(power, 2) + Fraction(5, 8 * (power + 3)))
-        row = following
-    i = torch.arange(_DEBYE_TERMS, dtype=torch.float64)
-    return values, values * (0.5 + i[:, None] + 2 * i)
+    with torch.inference_mode(mode=False):  # what is kept must serve everybody
+        row = [Fraction(1)]
+        values = torch.zeros(_DEBYE_TERMS, _DEBYE_TERMS, dtype=torch.float64)
+        for j in range(_DEBYE_TERMS):
+            values[j, : j + 1] = torch.tensor([float(a) for a in row], dtype=torch.float64)
+            following = [Fraction(0)] * (j + 2)
+            for i, a in enumerate(row):
+                power = j + 2 * i
+                following[i] += a * (Fraction(power, 2) + Fraction(1, 8 * (power + 1)))
+                following[i + 1] -= a * (Fraction(power, 2) + Fraction(5, 8 * (power + 3)))
+            row = following
+        i = torch.arange(_DEBYE_TERMS, dtype=torch.float64)
+        return values, values * (0.5 + i[:, None] + 2 * i)
 
 
 def _propose(directions: Tensor, kappa: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from mixcoder.estimators.linear_mixtures import FactorAnalyzerMixture, PPCAMixtu
 from mixcoder.estimators.mixture import Mixture
 from mixcoder.estimators.model_average import ModelAverage
 from mixcoder.estimators.parametric_embedding import ParametricEmbedding
-from mixcoder.estimators.patches import fit_patches
+from mixcoder.estimators.patches import fit_patches, load_patch_prior
 from mixcoder.estimators.selection import select
 from mixcoder.estimators.stability import stability
 from mixcoder.estimators.subspace_mixture import SubspaceMixture
@@ -27,6 +27,7 @@ __all__ = [
     "SubspaceMixture",
     "fit_patches",
     "load",
+    "load_patch_prior",
     "select",
     "stability",
 ]

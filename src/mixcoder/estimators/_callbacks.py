@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 
@@ -43,6 +45,10 @@ class IterationTask:
         """Report the end of an iteration; ``attributes`` are those of the estimator if it stopped now."""
         if not self._active:
             return False
+        with torch.inference_mode(mode=False):  # the fit may run in it; a callback does what it likes
+            return self._tell(attempt, attributes)
+
+    def _tell(self, attempt: int, attributes: Callable[[], dict[str, Any]]) -> bool:
         if attempt != self._attempt:
             self._close_init()
             self._init = self._context.subcontext(task_name="start", max_subtasks=self._max_iter)

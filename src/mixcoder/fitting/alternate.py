@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -132,6 +132,16 @@ class FitResult:
     interrupted: bool = False
     attempt: int = 0
     encoded_at: int = 0
+
+    def clone(self) -> FitResult:
+        """Return the result with its tensors in memory of their own."""
+        params, sums = self.model.params.clone(), self.statistics
+        return replace(
+            self,
+            model=replace(self.model, params=params, log_weights=self.model.log_weights.clone()),
+            params=params if self.params is self.model.params else self.params.clone(),
+            statistics=None if sums is None else sums.clone(),
+        )
 
 
 @dataclass(frozen=True)

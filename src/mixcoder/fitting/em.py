@@ -52,7 +52,8 @@ class _Pass:
         code, bound = self.encoder.encode_with_bound_(self.kernel.log_joint(rows))
         weights = block.weights
         if weights is None:
-            total, weight = bound.sum(dtype=torch.float64), bound.new_tensor(len(bound)).double()
+            total = bound.sum(dtype=torch.float64)
+            weight = total.new_full((), len(bound))
         else:
             weights64 = weights.double()
             total, weight = weights64 @ bound.double(), weights64.sum()
@@ -155,8 +156,8 @@ class Problem:
 
     def with_pooled(self) -> Problem:
         """Return the problem with its pooled sums added up, one pass over the rows."""
-        probe = self.family.pooled(self.frame.apply(self.source.take(torch.tensor([0])).double()))
-        if probe is None:
+        no_rows = self.magnitude.new_empty(0, self.source.n_features)
+        if self.family.pooled(no_rows) is None:
             return self
         rows = block_rows(0, self.source.n_features, 8)
 

@@ -252,20 +252,23 @@ def fit(
 
         try:
             params, log_weights = starts(attempt) if begun is None else (begun.params, begun.log_weights)
-            result = alternate(
-                problem,
-                params,
-                log_weights,
-                encoder,
-                max_iter=budget.max_iter,
-                stop=budget.stop,
-                accelerate=budget.accelerate,
-                monotone=budget.monotone,
-                on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
-                keep_on_interrupt=budget.keep_on_interrupt,
-                resume=begun,
-                on_progress=None if on_progress is None else tell,
-            )
+            # Nothing here is differentiated either. What leaves may be, and so leaves as a clone.
+            with torch.inference_mode():
+                ended: FitResult = alternate(
+                    problem,
+                    params,
+                    log_weights,
+                    encoder,
+                    max_iter=budget.max_iter,
+                    stop=budget.stop,
+                    accelerate=budget.accelerate,
+                    monotone=budget.monotone,
+                    on_step=None if on_step is None else (lambda step, i=attempt: on_step(i, step)),
+                    keep_on_interrupt=budget.keep_on_interrupt,
+                    resume=begun,
+                    on_progress=None if on_progress is None else tell,
+                )
+            result: FitResult = ended.clone()
         except KeyboardInterrupt:
             if not budget.keep_on_interrupt or best is None:
                 raise

@@ -24,6 +24,8 @@ def empty_components(problem: Problem, totals: Totals) -> list[int]:
     if not problem.refills:
         return []
     counts: Tensor = totals.statistics.counts  # type: ignore[attr-defined]
+    if float(counts.amin()) >= _EMPTY_ROWS:
+        return []
     return torch.nonzero(counts < _EMPTY_ROWS)[:, 0].tolist()
 
 

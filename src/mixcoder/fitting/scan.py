@@ -91,6 +91,10 @@ class Scan:
         """Which columns hold one value only, shape (d,) bool."""
         return self.lowest == self.highest
 
+    def beyond(self, n_stds: float) -> Tensor:
+        """Return which columns that vary lie more standard deviations from zero, shape (d,) bool."""
+        return (self.mean.abs() > n_stds * self.std) & ~self.constant
+
     def variances_in(self, frame: Frame) -> Tensor:
         """Return the variance of each feature in working coordinates, shape (d,)."""
         return (self.std * frame.scale).square()

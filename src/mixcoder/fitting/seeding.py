@@ -67,7 +67,18 @@ def draw_distinct(weights: Tensor, n_draws: int, generator: torch.Generator) -> 
     return order[torch.arange(n_draws, device=order.device) % len(order)]
 
 
-def whitening(x: Tensor, weights: Tensor, geometry: str) -> Tensor:
+def standardised(x: Tensor, weights: Tensor) -> Tensor:
+    """Return the rows in the coordinates of ``whitening(x, weights, "units")``, shape (m, e)."""
+    total = weights.sum()
+    centred = x - (weights @ x) / total
+    stds = ((weights @ centred.square()) / total).sqrt_()
+    varying = stds > 0
+    if bool(varying.all()):
+        return centred.div_(stds)
+    return centred[:, varying] / stds[varying]
+
+
+def whitening(x: Tensor, weights: Tensor, geometry: str, standard: Tensor | None = None) -> Tensor:
     """Return the rows in the coordinates of a geometry, shape (m, e).
 
     Parameters
@@ -77,15 +88,16 @@ def whitening(x: Tensor, weights: Tensor, geometry: str) -> Tensor:
     geometry : {"affine", "units", "rotation"}
         What must not change distances: any invertible linear map (whitened rows), the units of each column
         (standardised rows), or rotations and one unit for all (the rows themselves).
+    standard : Tensor, shape (m, e), optional
+        The standardised rows, where they are known.
     """
     total = weights.sum()
-    centred = x - (weights @ x) / total
-    variances = (weights @ centred.square()) / total
     if geometry == "rotation":
-        size = variances.mean().sqrt()
+        centred = x - (weights @ x) / total
+        size = ((weights @ centred.square()) / total).mean().sqrt()
         return centred / size if float(size) > 0 else centred
-    stds = variances.sqrt()
-    standard = centred[:, stds > 0] / stds[stds > 0]
+    if standard is None:
+        standard = standardised(x, weights)
     if geometry == "units" or standard.shape[1] == 0:
         return standard
     covariance = standard.T @ (standard * weights[:, None]) / total
@@ -98,68 +110,89 @@ def whitening(x: Tensor, weights: Tensor, geometry: str) -> Tensor:
 
 
 def assign_batch(view: Tensor, centres: Tensor) -> Tensor:
-    """Return the nearest centre of each row in each set of centres, shape (r, m).
+    """Return the nearest centre of each row in each set of centres, shape (..., r, m).
 
     Parameters
     ----------
-    view : Tensor, shape (m, e)
-    centres : Tensor, shape (r, k, e)
+    view : Tensor, shape (..., m, e)
+    centres : Tensor, shape (..., r, k, e)
+        Leading axes are separate views of the rows, each with its own sets.
     """
-    n_starts, k, _ = centres.shape
-    flat = centres.flatten(0, 1)
+    n_starts, k = centres.shape[-3:-1]
+    flat = centres.flatten(-3, -2)  # (..., r k, e)
     # |x - c|^2 without |x|^2, which every centre shares. A tie must not be decided by rounding: the first wins.
-    half_norms = 0.5 * flat.square().sum(1)
+    half_norms = flat.square().sum(-1).mul_(0.5)
     places = torch.arange(k, dtype=view.dtype, device=view.device).repeat(n_starts)
-    scores = torch.addmm(-half_norms - _TIE_TOLERANCE * half_norms.max() * places, view, flat.T)  # (m, r k)
-    return rowwise_argmax(scores.view(len(view), n_starts, k)).T
+    bias = torch.addcmul(half_norms, places, half_norms.max(), value=_TIE_TOLERANCE).neg_()
+    scores = _plus_product(bias.unsqueeze(-2), view, flat.mT)  # (..., m, r k)
+    return rowwise_argmax(scores.unflatten(-1, (n_starts, k))).mT
 
 
 def plus_plus_batch(
     view: Tensor, weights: Tensor, n_centres: int, n_starts: int, generator: torch.Generator
 ) -> Tensor:
-    """Return several sets of greedy k-means++ centres, shape (r, k, e).
+    """Return several sets of greedy k-means++ centres, shape (..., r, k, e).
 
     Each new centre is the best of 2 + log k rows drawn in proportion to their squared distance from the
     centres so far. Once every row is a centre, further centres repeat the last.
+
+    Parameters
+    ----------
+    view : Tensor, shape (..., m, e)
+        Leading axes are separate views of the rows, each with its own sets.
+    weights : Tensor, shape (m,)
+    n_centres, n_starts : int
+        k and r.
 
     References
     ----------
     Arthur & Vassilvitskii (2007); the greedy variant is their section 5.
     """
-    m, e = view.shape
+    *views, m, e = view.shape
     n_trials = 2 + int(math.log(n_centres))
-    square_norms = view.square().sum(1)
-    centres = view.new_empty(n_starts, n_centres, e)
-    first = _draw(weights.expand(n_starts, m), 1, generator)[:, 0]
-    centres[:, 0] = view[first]
-    nearest = _square_distances(view, square_norms, centres[:, :1])[:, 0]  # (r, m)
-    starts = torch.arange(n_starts, device=view.device)
+    square_norms = view.square().sum(-1)
+    # Rows of all views as one list, and where each view begins in it.
+    rows = view.reshape(-1, e)
+    begins = torch.arange(0, len(rows), m, device=view.device).view(*views, 1, 1)
+    smallest = 1e-13 * float(square_norms.max())
+    centres = view.new_empty(*views, n_starts, n_centres, e)
+    centres[..., :1, :] = rows[_draw(weights.expand(*views, n_starts, m), 1, generator) + begins]
+    nearest = _square_distances(view, square_norms, centres[..., :1, :], smallest)[..., 0, :]  # (..., r, m)
+    starts = torch.arange(nearest[..., 0].numel(), device=view.device)
     for place in range(1, n_centres):
-        trials = _draw(nearest * weights, n_trials, generator)  # (r, t)
-        gaps = _square_distances(view, square_norms, view[trials])  # (r, t, m)
-        gaps = torch.minimum(gaps, nearest[:, None, :])
+        trials = rows[_draw(nearest * weights, n_trials, generator) + begins]  # (..., r, t, e)
+        gaps = _square_distances(view, square_norms, trials, smallest)  # (..., r, t, m)
+        torch.minimum(gaps, nearest.unsqueeze(-2), out=gaps)
         left = gaps @ weights
         # The first of the best: a tie must not be decided by rounding.
-        best = (left <= left.amin(1, keepdim=True) * (1 + _TIE_TOLERANCE)).to(torch.uint8).argmax(1)
-        nearest = gaps[starts, best]
-        centres[:, place] = view[trials[starts, best]]
+        best = (
+            (left <= left.amin(-1, keepdim=True).mul_(1 + _TIE_TOLERANCE))
+            .to(torch.uint8)
+            .argmax(-1)
+            .flatten()
+        )
+        nearest = gaps.view(-1, n_trials, m)[starts, best].view_as(nearest)
+        centres[..., place, :] = trials.view(-1, n_trials, e)[starts, best].view(*views, n_starts, e)
     return centres
 
 
-def _square_distances(view: Tensor, square_norms: Tensor, points: Tensor) -> Tensor:
-    """Return |x_m - p_rt|^2, shape (r, t, m)."""
-    n_starts, n_points, _ = points.shape
-    flat = points.flatten(0, 1)
-    products = torch.addmm(square_norms[None, :], flat, view.T, alpha=-2.0)
-    gaps = (products + flat.square().sum(1, keepdim=True)).clamp_min_(0)
+def _square_distances(view: Tensor, square_norms: Tensor, points: Tensor, smallest: float) -> Tensor:
+    """Return |x_m - p_rt|^2, shape (..., r, t, m), and nothing where it is not more than ``smallest``."""
+    flat = points.flatten(-3, -2)
+    gaps = _plus_product(square_norms.unsqueeze(-2), flat, view.mT, alpha=-2.0)
+    gaps.add_(flat.square().sum(-1, keepdim=True))
     # A row's distance from itself is rounding: make it nothing, so that it is not drawn again.
-    torch.threshold_(gaps, 1e-13 * float(square_norms.max()), 0.0)
-    return gaps.view(n_starts, n_points, len(view))
+    return torch.threshold_(gaps, smallest, 0.0).unflatten(-2, points.shape[-3:-1])
+
+
+def _plus_product(added: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
+    """Return added + alpha a b, of one pair of matrices or of one a view."""
+    return (torch.addmm if a.ndim == 2 else torch.baddbmm)(added, a, b, alpha=alpha)
 
 
 def _draw(masses: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
-    """Return indices drawn in proportion to masses, shape (r, t), by inverting their running sum."""
-    cumulative = masses.cumsum(1)
-    uniform = torch.rand(masses.shape[0], n_draws, generator=generator, dtype=masses.dtype)
-    targets = uniform.to(masses.device) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True).clamp_(max=masses.shape[1] - 1)
+    """Return indices drawn in proportion to masses, shape (..., t), by inverting their running sum."""
+    cumulative = masses.cumsum(-1)
+    uniform = torch.rand(*masses.shape[:-1], n_draws, generator=generator, dtype=masses.dtype)
+    targets = uniform.to(masses.device).mul_(cumulative[..., -1:])
+    return torch.searchsorted(cumulative, targets, right=True).clamp_(max=masses.shape[-1] - 1)

@@ -22,6 +22,7 @@ from mixcoder.fitting.seeding import (
     assign_batch,
     own_order,
     plus_plus_batch,
+    standardised,
     tied_order,
     tied_ranks,
     whitening,
@@ -46,6 +47,9 @@ _MAX_SAMPLE = 50_000
 _LLOYD_STEPS = 2
 _MANY_CENTRES = 16
 _MANY_LLOYD_STEPS = 8
+
+# Share of a first code that goes to all components alike.
+_SMOOTHING = 0.02
 
 # EM steps of every start, then of the best third.
 _FIRST_STEPS = 5
@@ -73,13 +77,13 @@ class Sample:
         In working coordinates, float64.
     weights : Tensor, shape (m,)
         Row weights; that of a row drawn several times is the sum.
-    views : tuple of Tensor, shapes (m, e)
+    views : Tensor, shape (v, m, e)
         The rows in the coordinates in which distances are taken, the family's own geometry first.
     """
 
     rows: Tensor
     weights: Tensor
-    views: tuple[Tensor, ...]
+    views: Tensor
 
     @property
     def view(self) -> Tensor:
@@ -103,48 +107,61 @@ def draw_sample(problem: Problem, n_components: int, geometry: str, generator: t
     keep = weights > 0
     if not bool(keep.all()):
         rows, weights = rows[keep], weights[keep]
-    order = own_order(whitening(problem.family.seeding_view(rows), weights, "units"))
+    # The units of the columns do not change this order, so rows that are equal stand side by side in it.
+    order = own_order(standardised(problem.family.seeding_view(rows), weights))
     rows, weights = _merged(rows[order], weights[order])
     points = problem.family.seeding_view(rows)
-    view = whitening(points, weights, geometry)
+    standard = standardised(points, weights)
+    view = whitening(points, weights, geometry, standard)
     order = tied_order(view.square().sum(1))
-    # Whitening hides clusters that a few directions tell apart well: no single geometry wins everywhere.
-    others = ("units",) if geometry == "affine" and points.shape[1] > 1 else ()
-    views = (view, *(whitening(points, weights, other) for other in others))
-    return Sample(rows[order], weights[order], tuple(v[order] for v in views))
+    if geometry == "affine" and points.shape[1] > 1:
+        # Whitening hides clusters that a few directions tell apart well: no single geometry wins everywhere.
+        # Where it leaves directions out, zeros stand for them.
+        lacking = standard.shape[1] - view.shape[1]
+        views = torch.stack([torch.nn.functional.pad(view, (0, lacking)) if lacking else view, standard])
+    else:
+        views = view[None]
+    return Sample(rows[order], weights[order], views[:, order])
 
 
 def _merged(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return sorted rows without repetitions, and their summed weights."""
-    fresh = torch.nn.functional.pad((rows[1:] != rows[:-1]).any(1), (1, 0), value=True)
-    if bool(fresh.all()):
+    differs = (rows[1:] != rows[:-1]).any(1)
+    if bool(differs.all()):
         return rows, weights
+    fresh = torch.nn.functional.pad(differs, (1, 0), value=True)
     group = fresh.cumsum(0) - 1
     return rows[fresh], weights.new_zeros(int(group[-1]) + 1).index_add_(0, group, weights)
 
 
 def hard_start(view: Tensor, weights: Tensor, centres: Tensor, n_steps: int) -> Tensor:
-    """Return labels of R sets of centres after a few Lloyd steps, shape (r, m).
+    """Return labels of R sets of centres after a few Lloyd steps, shape (..., r, m).
 
     Parameters
     ----------
-    view : Tensor, shape (m, e)
+    view : Tensor, shape (..., m, e)
+        Leading axes are separate views of the rows, each with its own sets.
     weights : Tensor, shape (m,)
-    centres : Tensor, shape (r, k, e)
+    centres : Tensor, shape (..., r, k, e)
     """
-    n_starts, n_components, _ = centres.shape
+    *views, n_starts, n_components, n_features = centres.shape
     labels = assign_batch(view, centres)
+    if n_steps == 0:
+        return labels
+    # One list of all centres: component k' of the i-th set is the (i k + k')-th.
+    n_sets = labels[..., 0].numel()
+    offsets = torch.arange(0, n_sets * n_components, n_components, device=view.device).view(
+        *views, n_starts, 1
+    )
+    # The weight stands beside what it weighs: one sum gives the counts as well.
+    weighted = torch.cat([view * weights[:, None], weights[:, None].expand_as(view[..., :1])], -1)
+    weighted = weighted.unsqueeze(-3).expand(*views, n_starts, -1, -1).reshape(-1, n_features + 1)
+    sums = weighted.new_empty(n_sets * n_components, n_features + 1)
     for _ in range(n_steps):
-        # One list of r * k centres: a component of start r is the (r k + k')-th.
-        offsets = torch.arange(n_starts, device=view.device)[:, None] * n_components
-        flat = (labels + offsets).reshape(-1)
-        weighted = view * weights[:, None]
-        sums = view.new_zeros(n_starts * n_components, view.shape[1])
-        sums.index_add_(0, flat, weighted.repeat(n_starts, 1))
-        counts = view.new_zeros(n_starts * n_components).index_add_(0, flat, weights.repeat(n_starts))
-        moved = sums / counts.clamp_min(1e-300)[:, None]
-        kept = (counts > 0).view(n_starts, n_components, 1)
-        centres = torch.where(kept, moved.view_as(centres), centres)
+        sums.zero_().index_add_(0, (labels + offsets).flatten(), weighted)
+        counts = sums[:, -1:]
+        moved = (sums[:, :-1] / counts.clamp_min(1e-300)).view_as(centres)
+        centres = torch.where(counts.view(*views, n_starts, n_components, 1) > 0, moved, centres)
         labels = assign_batch(view, centres)
     return labels
 
@@ -174,37 +191,37 @@ def candidate_codes(
         return torch.eye(len(view), k, dtype=view.dtype, device=view.device)[:, None].repeat(1, n_starts, 1)
     turns = _PLANES if begins_with_planes(sample, k, rank) else _POINTS
     kinds = [turns[i % len(turns)] for i in range(n_starts)]
-    codes = view.new_zeros(len(view), n_starts, k)
     n_centres = kinds.count("centres")
-    centre_labels: list[Tensor] = []
+    views = sample.views[:n_centres]
     n_steps = _LLOYD_STEPS if k < _MANY_CENTRES else _MANY_LLOYD_STEPS
-    for place, seen in enumerate(sample.views):
-        share = len(range(place, n_centres, len(sample.views)))
-        if share:
-            centres = plus_plus_batch(seen, weights, k, share, generator)
-            centre_labels.extend(hard_start(seen, weights, centres, n_steps))
+    centres = plus_plus_batch(views, weights, k, -(-n_centres // len(views)), generator)
+    labels = hard_start(views, weights, centres, n_steps).transpose(0, 1).flatten(0, 1)[:n_centres]
     cumulative = weights.cumsum(0)
-    for start, kind in enumerate(kinds):
-        if kind == "centres":
-            labels = centre_labels.pop(0)
-            codes[:, start].scatter_(1, labels[:, None], 1.0)
+    for kind in kinds:
+        if kind == "slabs":
+            slabs = _slabs(view, weights, k, _draw_rows(cumulative, (2,), generator))
+            labels = torch.cat([labels, slabs[None]])
         elif kind == "planes":
             assert rank is not None
-            labels = plane_labels(view, weights, k, rank, generator)
-            codes[:, start].scatter_(1, labels[:, None], 1.0)
-        elif kind == "slabs":
-            pair = _draw_rows(cumulative, (2,), generator)
-            along = view @ (view[pair[0]] - view[pair[1]])
-            order = tied_order(along)
-            share = weights[order].cumsum(0) - 0.5 * weights[order]
-            slab = (share * (k / float(weights.sum())) + 1e-9).long().clamp_(0, k - 1)
-            codes[:, start].scatter_(1, torch.empty_like(slab).index_copy_(0, order, slab)[:, None], 1.0)
-        else:
-            seeds = view[_draw_rows(cumulative, (k,), generator)]
-            # -|x - c|^2 / 2 without |x|^2, which no code sees.
-            codes[:, start] = softargmax_(torch.addmm(-0.5 * seeds.square().sum(1), view, seeds.T))[0]
+            labels = torch.cat([labels, plane_labels(view, weights, k, rank, generator)[None]])
     # Smoothed a little towards even shares, no component starts without any say in a row.
-    return codes.mul_(0.98).add_(0.02 / k)
+    codes = view.new_full((len(view), n_starts, k), _SMOOTHING / k)
+    codes[:, : len(labels)].scatter_(2, labels.T[:, :, None], 1 - _SMOOTHING + _SMOOTHING / k)
+    for start in range(len(labels), n_starts):
+        seeds = view[_draw_rows(cumulative, (k,), generator)]
+        # -|x - c|^2 / 2 without |x|^2, which no code sees.
+        code = softargmax_(torch.addmm(-0.5 * seeds.square().sum(1), view, seeds.T))[0]
+        codes[:, start].add_(code, alpha=1 - _SMOOTHING)
+    return codes
+
+
+def _slabs(view: Tensor, weights: Tensor, n_slabs: int, pair: Tensor) -> Tensor:
+    """Return labels of slabs of equal weight across the direction from one row to another, shape (m,)."""
+    order = tied_order(view @ (view[pair[0]] - view[pair[1]]))
+    shares = weights[order]
+    middles = shares.cumsum(0).sub_(shares, alpha=0.5)
+    slab = (middles * (n_slabs / float(weights.sum())) + 1e-9).long().clamp_(0, n_slabs - 1)
+    return torch.empty_like(slab).index_copy_(0, order, slab)
 
 
 def search(
@@ -223,16 +240,16 @@ def search(
     run as one long list of components.
     """
     codes = candidate_codes(sample, n_components, n_starts, generator, problem.family.seeding_rank)
-    params, log_weights = _first_step(problem, sample, codes)
+    race = _Race(problem, sample, encoder)
+    params, log_weights = race.first_step(codes)
     if n_starts == 1:
         return params, log_weights[0]
-    race = _Race(problem, sample, encoder)
     for n_steps, n_kept in ((_FIRST_STEPS, max(1, n_starts // 3)), (_SECOND_STEPS, 1)):
         params, log_weights, bounds = race.run(params, log_weights, n_steps)
-        order = torch.argsort(tied_ranks(bounds), descending=True, stable=True)
-        kept = order[: 1 if race.agreed(bounds) else n_kept]
-        columns = kept[:, None] * n_components + torch.arange(n_components, device=kept.device)
-        params, log_weights = params.take(columns.flatten()), log_weights[kept]
+        kept = best_first(bounds)[: 1 if race.agreed(bounds) else n_kept]
+        columns = [start * n_components + k for start in kept for k in range(n_components)]
+        params = params.take(torch.tensor(columns, device=log_weights.device))
+        log_weights = log_weights[kept]
         if len(kept) == 1:
             break
     return params, log_weights[0]
@@ -257,24 +274,30 @@ class _Race:
         )
         self.expanded: Tensor | None = None
 
-    def run(self, params: Params, log_weights: Tensor, n_steps: int) -> tuple[Params, Tensor, Tensor]:
+    def first_step(self, codes: Tensor) -> tuple[Params, Tensor]:
+        """Return the first parameters of every start from its code, shape (m, r, k)."""
+        _, n_starts, k = codes.shape
+        statistics = self.problem.family.statistics(None, self.rows, codes.flatten(1), self.row_weights)
+        return self._maximize(statistics, codes.new_full((n_starts, k), -math.log(k)))
+
+    def run(self, params: Params, log_weights: Tensor, n_steps: int) -> tuple[Params, Tensor, list[float]]:
         """Return parameters, log-weights, and bounds before the last step, after some steps."""
-        bounds = log_weights.new_zeros(log_weights.shape[0])
+        bounds = [0.0] * len(log_weights)
         for n_done in range(1, n_steps + 1):
             params, log_weights, bounds = self.step(params, log_weights)
             if n_done >= _SURE_STEPS and self.agreed(bounds):
                 break
         return params, log_weights, bounds
 
-    def agreed(self, bounds: Tensor) -> bool:
+    def agreed(self, bounds: list[float]) -> bool:
         """Return whether the two best starts, of different kinds, have most likely found one best place."""
         if len(bounds) < 2:
             return True
-        best, second = bounds.topk(2).values.tolist()
+        *_, second, best = sorted(bounds)
         return best - second < _AGREEMENT * self.total
 
-    def step(self, params: Params, log_weights: Tensor) -> tuple[Params, Tensor, Tensor]:
-        """Return parameters, log-weights, shape (r, k), and bounds before the step, shape (r,)."""
+    def step(self, params: Params, log_weights: Tensor) -> tuple[Params, Tensor, list[float]]:
+        """Return parameters, log-weights, shape (r, k), and the bound of each start before the step."""
         n_starts, k = log_weights.shape
         kernel = self.problem.family.kernel(params, log_weights.flatten(), self.setting)
         if self.expanded is None:
@@ -294,29 +317,30 @@ class _Race:
         log_prior = self.problem.family.log_prior(params, statistics)
         if log_prior is not None:
             bounds = bounds + log_prior.view(n_starts, k).sum(1)
-        return *_maximize(self.problem, statistics, self.pooled, n_starts, log_weights), bounds
+        return *self._maximize(statistics, log_weights), bounds.tolist()
+
+    def _maximize(self, statistics: Statistics, log_weights: Tensor) -> tuple[Params, Tensor]:
+        """Return parameters of all starts and log-weights per start, shape (r, k)."""
+        if self.pooled is not None:
+            shared = self.pooled.expand(len(log_weights), -1)
+            statistics = replace(statistics, pooled=shared)  # type: ignore[call-arg]
+        if not self.problem.fixed_weights:
+            counts: Tensor = statistics.counts  # type: ignore[attr-defined]
+            counts = counts.view(log_weights.shape)
+            log_weights = (counts / counts.sum(1, keepdim=True)).log_()
+        return self.problem.parameters(statistics), log_weights
 
 
-def _first_step(problem: Problem, sample: Sample, codes: Tensor) -> tuple[Params, Tensor]:
-    """Return the first parameters of every start from its code, shape (m, r, k)."""
-    _, n_starts, k = codes.shape
-    statistics = problem.family.statistics(None, sample.rows, codes.flatten(1), sample.weights)
-    pooled = getattr(statistics, "pooled", None)
-    equal = codes.new_full((n_starts, k), -math.log(k))
-    return _maximize(problem, statistics, pooled, n_starts, equal)
+def best_first(bounds: list[float]) -> list[int]:
+    """Return the starts in falling order of their bounds; of those that only rounding tells apart the first is first.
 
-
-def _maximize(
-    problem: Problem, statistics: Statistics, pooled: Tensor | None, n_starts: int, log_weights: Tensor
-) -> tuple[Params, Tensor]:
-    """Return parameters of all starts and log-weights per start, shape (r, k)."""
-    if pooled is not None:
-        shared = pooled.expand(n_starts, -1)
-        statistics = replace(statistics, pooled=shared)  # type: ignore[call-arg]
-    if not problem.fixed_weights:
-        counts: Tensor = statistics.counts.view(n_starts, -1)  # type: ignore[attr-defined]
-        log_weights = (counts / counts.sum(1, keepdim=True)).log()
-    return problem.parameters(statistics), log_weights
+    Examples
+    --------
+    >>> best_first([1.0, 2.0, 3.0, 2.0 + 1e-15])
+    [2, 1, 3, 0]
+    """
+    ranks: list[int] = tied_ranks(torch.tensor(bounds, dtype=torch.float64)).tolist()
+    return sorted(range(len(bounds)), key=ranks.__getitem__, reverse=True)
 
 
 def _draw_rows(cumulative: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

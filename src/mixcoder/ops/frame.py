@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,17 +44,16 @@ class Frame:
         A feature of zero spread takes the common scale. ``common_scale`` gives all features one scale
         (what rotations and round balls need).
         """
-        root_mean_square = float(_safe_norm(std)) / math.sqrt(max(1, std.shape[0]))
-        common = _power_of_two(torch.full_like(std, root_mean_square or 1.0))
-        own = _power_of_two(torch.where(std > 0, std, torch.full_like(std, root_mean_square or 1.0)))
-        return cls(mean, common if common_scale else own)
+        common = float(_safe_norm(std)) / math.sqrt(max(1, std.shape[0])) or 1.0
+        spread = torch.full_like(std, common) if common_scale else torch.where(std > 0, std, common)
+        return cls(mean, _power_of_two(spread))
 
     @property
     def is_identity(self) -> bool:
         """Whether applying the frame changes nothing."""
         return bool((self.shift == 0).all() and (self.scale == 1).all())
 
-    @property
+    @cached_property
     def log_scale(self) -> float:
         """Sum of log scales, what a log-density gains on the way back to the units of the rows."""
         return float(self.scale.log().sum())
@@ -67,23 +67,27 @@ class Frame:
         dtype = dtype or x.dtype
         if out is None:
             out = torch.empty(x.shape, dtype=dtype, device=x.device)
-        # The shift as a number of the rows' dtype and a rest: the difference of two nearby numbers of one dtype
-        # is exact (Sterbenz), and the rest (nothing, where the rows are those of the fit) is small by then.
-        near = self.shift.to(x.dtype) if x.is_floating_point() else self.shift
-        scale = self.scale.to(out.dtype)
-        offset = -near * scale
-        if x.dtype == out.dtype and bool(torch.isfinite(offset).all()):
+        if x.dtype == out.dtype == torch.float64:
+            change = self._change
+        else:
+            change = _Change.of(self, x.dtype if x.is_floating_point() else torch.float64, out.dtype)
+        if x.dtype == out.dtype and change.offset is not None:
             # One sweep instead of two. Scaling by a power of two rounds nothing, so the difference
             # of the scaled numbers is, bit for bit, the scaled difference.
-            torch.addcmul(offset, x, scale, out=out)
+            torch.addcmul(change.offset, x, change.scale, out=out)
         elif x.dtype == torch.float32 and out.dtype == torch.float64:
-            out.copy_(x).sub_(near).mul_(scale)  # torch.sub would round to float32 before it widens
+            out.copy_(x).sub_(change.near).mul_(
+                change.scale
+            )  # torch.sub would round to float32 before it widens
         else:
-            torch.sub(x, near, out=out).mul_(scale)
-        rest = self.shift - near
-        if bool(rest.any()):
-            out.sub_((rest * self.scale).to(out.dtype))
-        return out
+            torch.sub(x, change.near, out=out).mul_(change.scale)
+        return out if change.rest is None else out.sub_(change.rest)
+
+    @cached_property
+    def _change(self) -> _Change:
+        """What is subtracted and multiplied in float64, worked out once."""
+        with torch.inference_mode(mode=False):  # what is kept must serve everybody
+            return _Change.of(self, torch.float64, torch.float64)
 
     def undo(self, z: Tensor) -> Tensor:
         """Return ``z / scale + shift``, shape (n, d)."""
@@ -102,6 +106,41 @@ class Frame:
         return Frame(self.shift.to(device), self.scale.to(device))
 
 
+@dataclass(frozen=True)
+class _Change:
+    """The numbers by which rows of one dtype become rows of another in a frame.
+
+    The shift is a number of the rows' dtype and a rest: the difference of two nearby numbers of one dtype is exact
+    (Sterbenz), and the rest (nothing, where the rows are those of the fit) is small by then.
+
+    Parameters
+    ----------
+    near, scale : Tensor, shape (d,)
+    offset : Tensor, shape (d,), optional
+        -near scale, where that is finite.
+    rest : Tensor, shape (d,), optional
+        What is left of the shift, scaled; ``None`` for nothing.
+    """
+
+    near: Tensor
+    scale: Tensor
+    offset: Tensor | None
+    rest: Tensor | None
+
+    @classmethod
+    def of(cls, frame: Frame, rows: torch.dtype, result: torch.dtype) -> _Change:
+        """Return the change from rows of one dtype to another."""
+        near, scale = frame.shift.to(rows), frame.scale.to(result)
+        offset = -near * scale
+        rest = frame.shift - near
+        return cls(
+            near,
+            scale,
+            offset if bool(torch.isfinite(offset).all()) else None,
+            (rest * frame.scale).to(result) if bool(rest.any()) else None,
+        )
+
+
 def _power_of_two(std: Tensor) -> Tensor:
     """Return the power of two nearest to 1 / std that is itself a normal number."""
     _, exponent = torch.frexp(std)
@@ -110,5 +149,5 @@ def _power_of_two(std: Tensor) -> Tensor:
 
 def _safe_norm(x: Tensor) -> Tensor:
     """Return the Euclidean norm without overflow or underflow of the squares."""
-    largest = x.abs().max() if x.numel() else torch.zeros((), dtype=x.dtype)
-    return torch.linalg.vector_norm(x / largest) * largest if float(largest) > 0 else largest
+    largest = float(x.abs().max()) if x.numel() else 0.0
+    return torch.linalg.vector_norm(x / largest) * largest if largest > 0 else x.new_zeros(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 
 LOG_2PI = math.log(2 * math.pi)
 
+_TINY = torch.finfo(torch.float64).tiny
+
 
 def total_variances(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
     """Return the variance of each feature over all rows, shape (d,), from sums and sums of squares."""
-    total = counts.sum().clamp_min(torch.finfo(counts.dtype).tiny)
+    total = counts.sum().clamp_min(_TINY)
     mean = sums.sum(0) / total
-    return (squares / total - mean.square()).clamp_min(0)
+    return torch.addcmul(squares / total, mean, mean, value=-1).clamp_min_(0)
 
 
 def variance_floor(variances: Tensor, relative: float) -> Tensor:
@@ -82,7 +85,8 @@ def whitening_factors(covariances: Tensor) -> tuple[Tensor, Tensor | None]:
 
 @lru_cache(maxsize=64)
 def _identity(n_features: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.eye(n_features, dtype=dtype, device=device)
+    with torch.inference_mode(mode=False):  # what is kept must serve everybody
+        return torch.eye(n_features, dtype=dtype, device=device)
 
 
 def log_det_whitener(whiteners: Tensor) -> Tensor:
@@ -90,33 +94,58 @@ def log_det_whitener(whiteners: Tensor) -> Tensor:
     return whiteners.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
+@dataclass(frozen=True)
+class _Packing:
+    """Where the entries of a symmetric matrix lie.
+
+    Parameters
+    ----------
+    upper : Tensor, shape (d(d+1)/2,)
+        Of each packed entry, in the matrix.
+    place : Tensor, shape (d^2,)
+        Of each entry of the matrix, among the packed ones.
+    diagonal : Tensor, shape (d,)
+        Of the diagonal, among the packed ones.
+    halves : Tensor, shape (d(d+1)/2,)
+        -1/2 for an entry of the diagonal, -1 for one that stands for two.
+    """
+
+    upper: Tensor
+    place: Tensor
+    diagonal: Tensor
+    halves: Tensor
+
+
 @lru_cache(maxsize=64)
-def _packing(n_features: int) -> tuple[Tensor, Tensor]:
-    """Return where the packed entries lie in the matrix, and where each entry of the matrix is packed."""
-    rows, columns = torch.triu_indices(n_features, n_features).unbind()
-    place = torch.empty(n_features, n_features, dtype=torch.int64)
-    place[rows, columns] = place[columns, rows] = torch.arange(len(rows))
-    return rows * n_features + columns, place.flatten()
+def _packing(n_features: int, device: torch.device) -> _Packing:
+    with torch.inference_mode(mode=False):  # what is kept must serve everybody
+        rows, columns = torch.triu_indices(n_features, n_features).unbind()
+        place = torch.empty(n_features, n_features, dtype=torch.int64)
+        place[rows, columns] = place[columns, rows] = torch.arange(len(rows))
+        halves = torch.where(rows == columns, -0.5, -1.0).double()
+        parts = (rows * n_features + columns, place.flatten(), place.diagonal().clone(), halves)
+        return _Packing(*(part.to(device) for part in parts))
 
 
 def pack(matrices: Tensor) -> Tensor:
     """Return the upper triangles of symmetric matrices, row by row, shape (..., d(d+1)/2)."""
-    where, _ = _packing(matrices.shape[-1])
-    return matrices.flatten(-2).index_select(-1, where.to(matrices.device))
+    return matrices.flatten(-2).index_select(-1, _packing(matrices.shape[-1], matrices.device).upper)
 
 
 def unpack(packed: Tensor, n_features: int) -> Tensor:
     """Return symmetric matrices from their upper triangles, shape (..., d, d)."""
-    _, place = _packing(n_features)
-    full = packed.index_select(-1, place.to(packed.device))
+    full = packed.index_select(-1, _packing(n_features, packed.device).place)
     return full.unflatten(-1, (n_features, n_features))
+
+
+def packed_diagonal(packed: Tensor, n_features: int) -> Tensor:
+    """Return the diagonals of packed symmetric matrices, shape (..., d)."""
+    return packed.index_select(-1, _packing(n_features, packed.device).diagonal)
 
 
 def quadratic_form(precisions: Tensor) -> Tensor:
     """Return the weights a of -x'Px/2 = <a, pack(xx')>, shape (..., d(d+1)/2)."""
-    doubled = -precisions
-    doubled.diagonal(dim1=-2, dim2=-1).mul_(0.5)
-    return pack(doubled)
+    return pack(precisions).mul_(_packing(precisions.shape[-1], precisions.device).halves)
 
 
 def write_products(x: Tensor, out: Tensor) -> None:

@@ -62,7 +62,10 @@ def softargmax_(log_joint: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
     torch.threshold_(log_joint, _LOG_TINY.get(log_joint.dtype, -60.0), -math.inf)
     code = log_joint.exp_()
     total = code.sum(dim=-1, keepdim=True)
-    free_energy = total.log().div_(beta).add_(largest)[..., 0]
+    free_energy = total.log()
+    if beta != 1.0:
+        free_energy.div_(beta)
+    free_energy = free_energy.add_(largest)[..., 0]
     if float(total.amin()) == 0:
         # An unexplained row is shared out evenly: it weighs on nothing more than on anything else.
         code.add_(total == 0)

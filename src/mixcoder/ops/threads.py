@@ -106,18 +106,26 @@ def map_in_order(function: Callable[[J], R], jobs: Sequence[J], n_threads: int) 
             yield function(job)
         return
     pool = _threads.executor(n_threads)
+    mode = (
+        torch.is_inference_mode_enabled()
+    )  # a thread's own: tensors of one mode are not written to in the other
+
+    def work(job: J) -> R:
+        with torch.inference_mode(mode):
+            return function(job)
+
     pending: list[Future[R]] = []
     upcoming = iter(jobs)
     try:
         for job in upcoming:
-            pending.append(pool.submit(function, job))
+            pending.append(pool.submit(work, job))
             if len(pending) >= 2 * n_threads:
                 break
         while pending:
             result = pending.pop(0).result()
             job_left = next(upcoming, _NOTHING)
             if not isinstance(job_left, _Nothing):
-                pending.append(pool.submit(function, job_left))
+                pending.append(pool.submit(work, job_left))
             yield result
     finally:
         for future in pending:

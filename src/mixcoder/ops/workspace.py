@@ -43,7 +43,8 @@ class Workspace:
         size = rows * columns
         buffer = buffers.get(key)
         if buffer is None or buffer.numel() < size:
-            buffer = torch.empty(size, dtype=dtype, device=device)
+            with torch.inference_mode(mode=False):  # a buffer outlives the mode that it is first asked for in
+                buffer = torch.empty(size, dtype=dtype, device=device)
             buffers[key] = buffer
         flat = buffer[:size]
         return flat.view(columns, rows).T if column_major else flat.view(rows, columns)

@@ -9,6 +9,13 @@ from mixcoder.sensing.design import (
 from mixcoder.sensing.epll import EPLL
 from mixcoder.sensing.grouped import GroupedPosterior
 from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
+from mixcoder.sensing.information import (
+    Information,
+    InformativeOperator,
+    informative_operator,
+    mixture_information,
+)
+from mixcoder.sensing.latent import LatentRecovery, decoder_variance, recover_latent
 from mixcoder.sensing.learning import Learned, learn_from_measurements
 from mixcoder.sensing.masks import RowMasks
 from mixcoder.sensing.missing import condition, impute, marginal, observed_log_prob, sample_missing
@@ -23,6 +30,7 @@ from mixcoder.sensing.operators import (
 )
 from mixcoder.sensing.posterior import Posterior, posterior
 from mixcoder.sensing.prior import GaussianPrior
+from mixcoder.sensing.projected import Projected, projected_gradient
 from mixcoder.sensing.shrinkage import shrunk_prior
 
 __all__ = [
@@ -33,25 +41,34 @@ __all__ = [
     "GaussianPrior",
     "GaussianRandom",
     "GroupedPosterior",
+    "Information",
+    "InformativeOperator",
+    "LatentRecovery",
     "Learned",
     "Matrix",
     "Operator",
     "Physics",
     "Posterior",
+    "Projected",
     "RowMasks",
     "Rows",
     "SciPyOperator",
     "as_operator",
     "condition",
+    "decoder_variance",
     "designed_operator",
     "gaussian_error",
     "gaussian_information",
     "impute",
+    "informative_operator",
     "inpainting",
     "learn_from_measurements",
     "marginal",
+    "mixture_information",
     "observed_log_prob",
     "posterior",
+    "projected_gradient",
+    "recover_latent",
     "sample_missing",
     "shrunk_prior",
     "total_covariance",

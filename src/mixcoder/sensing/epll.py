@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Self, final
+from typing import Literal, Self, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import fold, unfold
+from torch.nn.functional import fold, interpolate, pad, unfold
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.encoders.argmax import rowwise_argmax
 from mixcoder.errors import DataError
 from mixcoder.ops.gaussian import log_det_whitener, whitened_square_norms, whitening_factors
-from mixcoder.sensing.images import Blur, Downsampling
+from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
 from mixcoder.sensing.operators import Operator, Rows
 from mixcoder.sensing.prior import GaussianPrior
+from mixcoder.sensing.quadratics import compromise, smooth_fill
 
 # Patches in a block: their distances to a component stay in cache.
 _BLOCK = 1 << 13
 
-# Squared distances 1/beta between patches and image, in units of the noise variance, where the image is only noisy.
-_DENOISING = (1.0, 4.0, 8.0, 16.0, 32.0)
+# Squared distances 1/beta between patches and image, in units of the noise variance, where the image is only noisy: in
+# each round half of the one before. Zoran & Weiss took 1, 4, 8, 16 and 32, which leaves 0.3 dB on photographs.
+DENOISING = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 # Standard deviations 1/sqrt(beta) otherwise, for pixels in [0, 1].
-_RESTORING = (0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.018, 0.012)
+RESTORING = tuple(0.1 * 20 ** (-i / 13) for i in range(14))  # from 0.1 to 0.005
+
+# A prior whose patches have a mean (of a channel) that varies by less than this share of their pixels has none.
+_LEVEL = 1e-2
 
 # Smallest noise, as a share of a round's 1/sqrt(beta), that weighs an observation against the patches: with less the
 # system of a round is only harder to solve, since its data outweigh the patches 10 000 times already.
 _EXACT = 1e-2
+
+
+OnRound = Callable[[int, int], None]
 
 
 @final
@@ -79,15 +87,23 @@ class EPLL:
 
     @classmethod
     def of(
-        cls, model: MixtureAutoencoder, patch_size: int | None = None, *, removes_mean: bool = True
+        cls, model: MixtureAutoencoder, patch_size: int | None = None, *, removes_mean: bool | None = None
     ) -> Self:
-        """Return the restorer with a fitted patch mixture, of square patches of one channel unless said otherwise."""
-        size = math.isqrt(model.n_features) if patch_size is None else patch_size
-        return cls(GaussianPrior.of(model), size, removes_mean)
+        """Return the restorer with a fitted mixture of square patches, of one channel or three.
+
+        Whether the patches came less their mean is seen from the mixture, unless ``removes_mean`` says it.
+        """
+        prior = GaussianPrior.of(model)
+        channels = 1 if math.isqrt(prior.n_features) ** 2 == prior.n_features else 3
+        size = math.isqrt(prior.n_features // channels) if patch_size is None else patch_size
+        restorer = cls(prior, size)
+        return replace(
+            restorer, removes_mean=restorer._knows_no_level() if removes_mean is None else removes_mean
+        )
 
     # What can be wrong with an image
 
-    def denoise(self, image: Tensor, noise_std: float) -> Tensor:
+    def denoise(self, image: Tensor, noise_std: float, *, on_round: OnRound | None = None) -> Tensor:
         """Return an image without its white noise.
 
         Parameters
@@ -96,12 +112,14 @@ class EPLL:
             Floating, in the units that the prior was fitted in.
         noise_std : float
             Standard deviation of the noise, positive, in the same units.
+        on_round : callable, optional
+            Told after each round how many there have been, and of how many.
         """
         self._checked(image)
         if not 0 < noise_std < math.inf:
             raise ValueError(f"noise_std must be positive and finite, got {noise_std!r}.")
-        stds = [noise_std / math.sqrt(level) for level in _DENOISING]
-        return self._solve(image, image.flatten(), None, noise_std, stds)
+        stds = [noise_std / math.sqrt(level) for level in DENOISING]
+        return self._solve(image, image.flatten(), None, noise_std, stds, on_round)
 
     def inpaint(
         self,
@@ -110,7 +128,8 @@ class EPLL:
         noise_std: float = 0.0,
         *,
         start: Tensor | None = None,
-        stds: Sequence[float] = _RESTORING,
+        stds: Sequence[float] = RESTORING,
+        on_round: OnRound | None = None,
     ) -> Tensor:
         """Return an image whose missing pixels are filled in; those that are known stay as they are without noise.
 
@@ -126,6 +145,8 @@ class EPLL:
             By default the missing pixels start as the smoothest surface through the others.
         stds : sequence of float
             1/sqrt(beta) of each round.
+        on_round : callable, optional
+            As in :meth:`denoise`.
         """
         mask = mask.expand(image.shape)
         known = mask.flatten().nonzero()[:, 0]
@@ -134,27 +155,69 @@ class EPLL:
         operator = Rows(known, image.numel())
         y = image.flatten()[known]
         filled = smooth_fill(torch.where(mask, image, 0.0), mask) if start is None else start
-        return self.restore(y, operator, noise_std, filled, stds=stds)
+        return self.restore(y, operator, noise_std, filled, stds=stds, on_round=on_round)
 
     def deblur(
-        self, image: Tensor, kernel: Tensor, noise_std: float, *, stds: Sequence[float] = _RESTORING
+        self,
+        image: Tensor,
+        kernel: Tensor,
+        noise_std: float,
+        *,
+        edges: Literal["circular", "unknown"] = "circular",
+        stds: Sequence[float] = RESTORING,
+        on_round: OnRound | None = None,
     ) -> Tensor:
-        """Return an image without its blur, a circular convolution with ``kernel``, and its noise."""
-        operator = Blur(kernel, tuple(image.shape))
-        return self.restore(image.flatten(), operator, noise_std, image, stds=stds)
+        """Return an image without its blur, a convolution with ``kernel``, and its noise.
+
+        Parameters
+        ----------
+        image : Tensor, shape (height, width) or (channels, height, width)
+        kernel : Tensor, shape (a, b)
+        noise_std : float
+        edges : {"circular", "unknown"}
+            What lay beyond the edges when the image was blurred: its other side, or pixels that are unknown and are
+            restored with it, as of a camera.
+        stds : sequence of float
+            1/sqrt(beta) of each round.
+        on_round : callable, optional
+            As in :meth:`denoise`.
+        """
+        if edges not in ("circular", "unknown"):
+            raise ValueError(f'edges must be "circular" or "unknown", got {edges!r}.')
+        self._checked(image)
+        shape = image.shape
+        if edges == "circular":
+            return self.restore(
+                image.flatten(), Blur(kernel, tuple(shape)), noise_std, image, stds=stds, on_round=on_round
+            )
+        # A pixel sees (a, b) pixels around it, of which those before it end at the kernel's middle.
+        (a, b), (height, width) = kernel.shape, shape[-2:]
+        above, left = (a - 1) // 2, (b - 1) // 2
+        padding = (left, b - 1 - left, above, a - 1 - above)
+        start = pad(image.reshape(1, -1, height, width), padding, mode="replicate")[0]
+        start = start.reshape(*shape[:-2], *start.shape[-2:])
+        inner = torch.zeros(start.shape[-2:], dtype=torch.bool)
+        inner[above : above + height, left : left + width] = True
+        operator = Composition((inpainting(inner, prod(shape[:-2])), Blur(kernel, tuple(start.shape))))
+        whole = self.restore(image.flatten(), operator, noise_std, start, stds=stds, on_round=on_round)
+        return whole[..., above : above + height, left : left + width]
 
     def super_resolve(
-        self, image: Tensor, factor: int, noise_std: float = 0.0, *, stds: Sequence[float] = _RESTORING
+        self,
+        image: Tensor,
+        factor: int,
+        noise_std: float = 0.0,
+        *,
+        stds: Sequence[float] = RESTORING,
+        on_round: OnRound | None = None,
     ) -> Tensor:
         """Return the image, ``factor`` times as wide and high, of whose blocks a smaller one holds the means."""
         height, width = image.shape[-2] * factor, image.shape[-1] * factor
         operator = Downsampling(factor, (*image.shape[:-2], height, width))
-        start = torch.nn.functional.interpolate(
+        start = interpolate(
             image.reshape(1, -1, *image.shape[-2:]), size=(height, width), mode="bicubic"
-        )
-        return self.restore(
-            image.flatten(), operator, noise_std, start.reshape(operator.image_shape), stds=stds
-        )
+        ).reshape(operator.image_shape)
+        return self.restore(image.flatten(), operator, noise_std, start, stds=stds, on_round=on_round)
 
     def restore(
         self,
@@ -163,7 +226,8 @@ class EPLL:
         noise_std: float,
         start: Tensor,
         *,
-        stds: Sequence[float] = _RESTORING,
+        stds: Sequence[float] = RESTORING,
+        on_round: OnRound | None = None,
     ) -> Tensor:
         """Return the image that an operator and noise turned into y.
 
@@ -179,6 +243,8 @@ class EPLL:
             An image of d pixels to begin with.
         stds : sequence of float
             1/sqrt(beta) of each round, falling, in the units of the pixels.
+        on_round : callable, optional
+            As in :meth:`denoise`.
         """
         self._checked(start)
         if operator.shape != (y.numel(), start.numel()) or y.ndim != 1:
@@ -194,27 +260,27 @@ class EPLL:
             raise ValueError(f"noise_std must be non-negative and finite, got {noise_std!r}.")
         if not len(stds) or not all(0 < std < math.inf for std in stds):
             raise ValueError(f"stds must be positive and finite, at least one, got {stds!r}.")
-        return self._solve(start, y, operator, noise_std, stds)
+        return self._solve(start, y, operator, noise_std, stds, on_round)
 
     # The two steps
 
     def _solve(
-        self, image: Tensor, y: Tensor, operator: Operator | None, noise_std: float, stds: Sequence[float]
+        self,
+        image: Tensor,
+        y: Tensor,
+        operator: Operator | None,
+        noise_std: float,
+        stds: Sequence[float],
+        on_round: OnRound | None,
     ) -> Tensor:
         shape, prior = image.shape, self.prior
         x = image.reshape(-1, *shape[-2:])
         whole = prior.n_features == len(x) * self.patch_size**2
         x = x[None] if whole else x[:, None]  # (images, channels, height, width)
         counts = self._put(torch.ones_like(self._patches(x)), x.shape)
-        covariances = torch.stack(
-            [torch.diag(prior.spread(k)) if prior.is_diagonal else prior.spread(k) for k in prior.used]
-        )
-        if prior.n_latent:
-            covariances = covariances + torch.stack(
-                [prior.loading(k) @ prior.loading(k).T for k in prior.used]
-            )
+        covariances = self.prior.covariances()
         exact = noise_std == 0 and isinstance(operator, Rows)
-        for std in stds:
+        for done, std in enumerate(stds, 1):
             patches = self._patches(x)
             total = self._put(self._explained(patches, covariances, std**2), x.shape)
             beta, weight = 1 / std**2, self.patch_size**2 / max(noise_std, _EXACT * std) ** 2
@@ -229,7 +295,9 @@ class EPLL:
                 )
                 x = (weight * seen + beta * total) / (weight * times + beta * counts)
             else:
-                x = _compromise(x, y, operator, weight, beta * counts, beta * total)
+                x = compromise(x, y, operator, weight, beta * counts, beta * total)
+            if on_round is not None:
+                on_round(done, len(stds))
         return x.reshape(shape)
 
     def _explained(self, patches: Tensor, covariances: Tensor, variance: float) -> Tensor:
@@ -253,6 +321,17 @@ class EPLL:
                 block[chosen] = means[k] + (block[chosen] - means[k]) @ gains[k].T
             result[at : at + _BLOCK] = block + centre
         return result
+
+    def _knows_no_level(self) -> bool:
+        """Return whether the mean of (each channel of) a patch is nearly always zero under the prior."""
+        weights = self.prior.log_weights[self.prior.used].exp()
+        means = (self.prior.means + self.prior.shift)[self.prior.used]
+        moments = self.prior.covariances() + means[:, :, None] * means[:, None, :]
+        second = torch.einsum("k,kde->de", weights, moments)
+        n = self.patch_size**2
+        mean = torch.eye(len(second) // n, dtype=second.dtype).repeat_interleave(n, 1) / n  # (channels, d)
+        levels = torch.einsum("cd,de,ce->c", mean.to(second), second, mean.to(second))
+        return bool(levels.mean() < _LEVEL * second.diagonal().mean())
 
     def _centre(self, patches: Tensor) -> Tensor | float:
         """Return the mean of each channel of each patch, for each of its pixels."""
@@ -290,58 +369,4 @@ class EPLL:
             )
 
 
-def smooth_fill(image: Tensor, mask: Tensor) -> Tensor:
-    """Return the image with its unknown pixels on the smoothest (harmonic) surface through those around them."""
-    unknown = (~mask).to(image)
-
-    def roughness(x: Tensor) -> Tensor:
-        """Return the gradient of the sum of squared differences between neighbours, at the unknown pixels."""
-        down, across = torch.diff(x, dim=-2), torch.diff(x, dim=-1)
-        total = torch.zeros_like(x)
-        total[..., 1:, :] += down
-        total[..., :-1, :] -= down
-        total[..., :, 1:] += across
-        total[..., :, :-1] -= across
-        return unknown * total
-
-    start = unknown * image[mask].mean()
-    known = torch.where(mask, image, 0.0)
-    return known + _conjugate_gradients(lambda x: roughness(unknown * x), -roughness(known), start, 500)
-
-
-def _compromise(
-    x: Tensor, y: Tensor, operator: Operator, weight: float, precision: Tensor, pull: Tensor
-) -> Tensor:
-    """Return the solution of (w H'H + diag(precision)) x = w H'y + pull, found in float64."""
-    # What the patches pull at is small beside the data where the noise is: float32 would not see it.
-    wide, y = x.double(), y.double()
-    precision, pull = precision.double(), pull.double()
-
-    def system(v: Tensor) -> Tensor:
-        seen = operator.adjoint(operator.apply(v.reshape(1, prod(v.shape)))).view_as(v)
-        return weight * seen + precision * v
-
-    right = weight * operator.adjoint(y[None]).view_as(wide) + pull
-    return _conjugate_gradients(system, right, wide, 200).to(x)
-
-
-def _conjugate_gradients(
-    system: Callable[[Tensor], Tensor], right: Tensor, x: Tensor, n_steps: int
-) -> Tensor:
-    """Return x with system(x) = right, symmetric positive definite, to 1e-8 of the right side or its rounding."""
-    residual = right - system(x)
-    direction, norm = residual.clone(), residual.square().sum()
-    enough = max(1e-8, torch.finfo(x.dtype).eps) ** 2 * right.square().sum()
-    for _ in range(n_steps):
-        if norm <= enough or norm == 0:
-            break
-        image = system(direction)
-        step = norm / (direction * image).sum()
-        x = x + step * direction
-        residual = residual - step * image
-        last, norm = norm, residual.square().sum()
-        direction = residual + norm / last * direction
-    return x
-
-
-__all__ = ["EPLL", "smooth_fill"]
+__all__ = ["DENOISING", "EPLL", "RESTORING"]

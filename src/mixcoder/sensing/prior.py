@@ -111,6 +111,13 @@ class GaussianPrior:
         """Return W_k, shape (d, q)."""
         return self.means.new_empty(self.n_features, 0) if self.loadings is None else self.loadings[k]
 
+    def covariances(self) -> Tensor:
+        """Return Sigma of each component with a weight, written out, shape (k, d, d)."""
+        spreads = [self.spread(k) for k in self.used]
+        loadings = [self.loading(k) for k in self.used]
+        whole = [torch.diag(spread) if spread.ndim == 1 else spread for spread in spreads]
+        return torch.stack([spread + w @ w.T for spread, w in zip(whole, loadings, strict=True)])
+
     def cross(self, k: int, operator: Operator) -> Tensor:
         """Return Cov[x, H x] = Sigma_k H', shape (d, m), from the factors of Sigma_k."""
         spread, loading = self.spread(k), self.loading(k)
