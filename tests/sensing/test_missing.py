@@ -242,7 +242,7 @@ def test_low_rank_mixtures_say_that_some_columns_are_asked_for_by_nan():
     x = np.random.default_rng(0).standard_normal((60, 4))
     planes = mixcoder.PPCAMixture(2, 2, random_state=0).fit(x)
     for ask in (lambda: planes.marginal([0, 1]), lambda: planes.condition([0], [1.0])):
-        with pytest.raises(TypeError, match="columns of a PPCA mixture is of another family.*NaN"):
+        with pytest.raises(TypeError, match=r"columns of a PPCA mixture are of another family.*NaN"):
             ask()
     half = x.copy()
     half[:, 2:] = np.nan

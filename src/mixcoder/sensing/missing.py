@@ -172,8 +172,8 @@ def _require_covariances(model: MixtureAutoencoder) -> None:
     require_gaussian(model)
     if isinstance(model.params, PlaneParams):
         raise TypeError(
-            f"The mixture of some columns of a {type(model.family).__name__} mixture is of another family. Ask for it by "
-            "rows with NaN in the other columns: score_samples, predict_proba, impute and sample_missing take them."
+            f"Some columns of a {type(model.family).__name__} mixture are of another family. Ask about them by rows "
+            "with NaN in the other columns: score_samples, predict_proba, impute and sample_missing take them."
         )
 
 
