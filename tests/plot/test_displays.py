@@ -6,10 +6,12 @@ import ast
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
 from scipy.stats import multivariate_normal, multivariate_t
+from sklearn.base import clone
 from sklearn.cluster import KMeans as TheirKMeans
 from sklearn.exceptions import NotFittedError
 
@@ -287,9 +289,23 @@ def test_prototypes_and_reconstructions_are_those_of_the_model():
         np.testing.assert_array_equal(tile.images[0].get_array().ravel(), KMEANS.cluster_centers_[k])
     assert (np.diff(KMEANS.weights_[display.order_]) <= 0).all()
     shown = draw("reconstructions", n_images=5)
-    found = PLANES.model_.reconstruct(torch.from_numpy(shown.originals.reshape(5, 16))).numpy()
+    found = PLANES.reconstruct(shown.originals.reshape(5, 16))
     np.testing.assert_array_equal(shown.axes_[1, 3].images[0].get_array().ravel(), found[3])
     assert shown.axes_.shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    "model", [PLANES, KMEANS, mixcoder.SubspaceMixture(2, 3, random_state=0).fit(IMAGES)]
+)
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, pd.DataFrame])
+def test_what_reconstructions_leave_over_is_the_distortion(model, kind):
+    rows = kind(IMAGES)
+    shown = plot.ReconstructionDisplay.from_estimator(model, IMAGES, n_images=len(IMAGES))
+    squared = ((shown.originals - shown.reconstructions) ** 2).sum((1, 2)).mean()
+    assert squared == pytest.approx(model.distortion(IMAGES), rel=1e-9)
+    named = clone(model).fit(rows)
+    again = plot.ReconstructionDisplay.from_estimator(named, rows, n_images=len(IMAGES))
+    np.testing.assert_allclose(again.reconstructions, shown.reconstructions, rtol=1e-9)
 
 
 def test_codebook_usage_counts_the_labels():
@@ -318,6 +334,18 @@ def test_the_absorbers_share_is_what_the_kernel_says():
     np.testing.assert_array_equal([t.get_position() for t in display.anchors_], EMBEDDED.anchors_)
     placed = plot.EmbeddingDisplay.from_estimator(EMBEDDED, CLOUDS[:7])
     np.testing.assert_allclose(placed.codes, EMBEDDED.transform(CLOUDS[:7]))
+
+
+def test_a_mixture_that_is_a_map_is_drawn_like_the_map_of_a_mixture():
+    model = mixcoder.EmbeddedMixture("gaussian_diagonal", 3, absorber=0.2, random_state=0).fit(CLOUDS)
+    display = plot.EmbeddingDisplay.from_estimator(model)
+    np.testing.assert_array_equal(display.codes, model.embedding_)
+    np.testing.assert_array_equal([t.get_position() for t in display.anchors_], model.anchors_)
+    placed = plot.EmbeddingDisplay.from_estimator(model, CLOUDS[:7])
+    np.testing.assert_allclose(placed.codes, model.transform(CLOUDS[:7]))
+    line = mixcoder.EmbeddedMixture("gaussian_diagonal", 3, n_axes=1, random_state=0).fit(CLOUDS)
+    with pytest.raises(ValueError, match="one axis"):
+        plot.EmbeddingDisplay.from_estimator(line)
 
 
 def test_the_selection_drawn_is_the_selection():

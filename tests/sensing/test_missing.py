@@ -235,3 +235,21 @@ def test_bad_input_is_named():
     for ask in (heavy.impute, heavy.sample_missing):
         with pytest.raises(TypeError, match="this model has StudentT"):
             ask([[1.0, np.nan]])
+
+
+def test_low_rank_mixtures_say_that_some_columns_are_asked_for_by_nan():
+    # The columns of loadings are orthogonal and fewer than the features: not so of some of their rows.
+    x = np.random.default_rng(0).standard_normal((60, 4))
+    planes = mixcoder.PPCAMixture(2, 2, random_state=0).fit(x)
+    for ask in (lambda: planes.marginal([0, 1]), lambda: planes.condition([0], [1.0])):
+        with pytest.raises(TypeError, match=r"columns of a PPCA mixture are of another family.*NaN"):
+            ask()
+    half = x.copy()
+    half[:, 2:] = np.nan
+    spreads = planes.loadings_ @ planes.loadings_.transpose(0, 2, 1)
+    spreads += planes.noise_variances_[:, None, None] * np.eye(4)
+    expected = [
+        np.log(w) + multivariate_normal(m[:2], s[:2, :2]).logpdf(x[:, :2])
+        for w, m, s in zip(planes.weights_, planes.means_, spreads, strict=True)
+    ]
+    np.testing.assert_allclose(planes.score_samples(half), logsumexp(expected, axis=0), rtol=1e-10)

@@ -58,26 +58,27 @@ class EmbeddingDisplay:
 
     @classmethod
     def from_estimator(cls, estimator: Any, X: Any = None, *, grid_size: int = 120, ax: Any = None) -> Self:
-        """Draw a fitted :class:`~mixcoder.ParametricEmbedding` of two axes or more.
+        """Draw a fitted map: a :class:`~mixcoder.ParametricEmbedding` or :class:`~mixcoder.EmbeddedMixture`.
 
         Parameters
         ----------
-        estimator : fitted ParametricEmbedding
+        estimator : fitted ParametricEmbedding or EmbeddedMixture, of two axes or more
         X : array-like, optional
             Rows to place; by default those of the fit.
         grid_size : int, default=120
         ax : matplotlib Axes, optional
         """
-        from mixcoder.estimators import ParametricEmbedding
+        from mixcoder.estimators import EmbeddedMixture, ParametricEmbedding
 
-        if not isinstance(estimator, ParametricEmbedding):
+        if not isinstance(estimator, ParametricEmbedding | EmbeddedMixture):
             raise TypeError(
-                f"{cls.__name__} draws a fitted ParametricEmbedding, got {type(estimator).__name__}."
+                f"{cls.__name__} draws a fitted ParametricEmbedding or EmbeddedMixture, got "
+                f"{type(estimator).__name__}."
             )
         check_is_fitted(estimator)
         anchors = _ask.array(estimator.anchors_).astype(np.float64)
         if anchors.shape[1] < 2:
-            raise ValueError("An embedding of one axis makes no map: fit one with n_components=2.")
+            raise ValueError("An embedding of one axis makes no map: fit one with two axes.")
         codes = _ask.array(estimator.embedding_ if X is None else estimator.transform(X)).astype(np.float64)
         gaps = ((codes[:, None] - anchors) ** 2).sum(-1)
         display = cls(codes=codes[:, :2], anchors=anchors[:, :2], labels=gaps.argmin(1))

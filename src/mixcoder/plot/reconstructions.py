@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
+from sklearn.utils import _safe_indexing
 
 from mixcoder.plot import _ask, _style
 from mixcoder.plot.prototypes import tiles
@@ -63,10 +64,11 @@ class ReconstructionDisplay:
         _ask.require_autoencoder(estimator, cls.__name__)
         height, width = _ask.image_shape(estimator.n_features_in_, shape)
         x = _ask.rows(estimator, X)
-        x = x[_style.thin(len(x), n_images)]
-        found = estimator.model_.reconstruct(_tensor(x)).numpy(force=True)
-        shown = [values.reshape(-1, height, width) for values in (x, found)]
-        return cls(originals=shown[0], reconstructions=shown[1]).plot(ax=ax)
+        shown = _style.thin(len(x), n_images)
+        # The estimator's own: that of a mixture of planes is the nearest point of a plane, not the mean of a component.
+        found = _ask.array(estimator.reconstruct(_safe_indexing(X, shown)))
+        originals, reconstructions = (values.reshape(-1, height, width) for values in (x[shown], found))
+        return cls(originals=originals, reconstructions=reconstructions).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
         """Draw on given axes, or on new ones."""
@@ -85,12 +87,6 @@ class ReconstructionDisplay:
             ax.text(0, 1 - (i + 0.56) / 3, name, fontsize=8, va="center", color=_style.INK)
         self.ax_ = ax
         return self
-
-
-def _tensor(x: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(x))
 
 
 __all__ = ["ReconstructionDisplay"]

@@ -14,6 +14,7 @@ from mixcoder.components.gaussian_diagonal import GaussianDiagonalParams
 from mixcoder.components.gaussian_full import GaussianFullParams
 from mixcoder.components.gaussian_tied import GaussianTiedParams
 from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonalParams
+from mixcoder.components.planes import PlaneParams
 from mixcoder.errors import DataError
 from mixcoder.sensing.prior import require_gaussian, spreads_of
 
@@ -23,12 +24,12 @@ def marginal(model: MixtureAutoencoder, columns: Sequence[int]) -> MixtureAutoen
 
     .. math:: p(x_a) = \sum_k \pi_k\, N(x_a;\ \mu_{k,a}, \Sigma_{k,aa})
 
-    It has the family of the model: all Gaussian families are closed under this.
+    It has the family of the model: all Gaussian families are closed under this, but for those of low rank.
 
     Parameters
     ----------
     model : MixtureAutoencoder
-        Of any Gaussian family.
+        Of any Gaussian family that is not of low rank.
     columns : sequence of int
         Features to keep, distinct, in 0..d-1; at least one.
 
@@ -46,7 +47,7 @@ def marginal(model: MixtureAutoencoder, columns: Sequence[int]) -> MixtureAutoen
     >>> marginal(mixture.model_, [1]).n_features
     1
     """
-    require_gaussian(model)
+    _require_covariances(model)
     kept = checked_columns(model, columns)
     if not len(kept):
         raise ValueError("A marginal needs at least one column, got none; name the columns to keep.")
@@ -93,7 +94,7 @@ def condition(model: MixtureAutoencoder, columns: Sequence[int], values: Tensor)
     >>> known.prototypes()
     tensor([[1.]], dtype=torch.float64)
     """
-    require_gaussian(model)
+    _require_covariances(model)
     known = checked_columns(model, columns)
     if len(known) == model.n_features:
         raise ValueError(
@@ -202,6 +203,16 @@ def _others(columns: Tensor, n_features: int) -> Tensor:
     left = torch.ones(n_features, dtype=torch.bool, device=columns.device)
     left[columns] = False
     return left.nonzero()[:, 0]
+
+
+def _require_covariances(model: MixtureAutoencoder) -> None:
+    """Raise a TypeError where the mixture of some columns is not of the family of the model."""
+    require_gaussian(model)
+    if isinstance(model.params, PlaneParams):
+        raise TypeError(
+            f"Some columns of a {type(model.family).__name__} mixture are of another family. Ask about them by rows "
+            "with NaN in the other columns: score_samples, predict_proba, impute and sample_missing take them."
+        )
 
 
 def require_marginals(model: MixtureAutoencoder) -> None:
