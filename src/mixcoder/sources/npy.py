@@ -88,8 +88,10 @@ class NpyPart:
                     (2, 0): np.lib.format.read_array_header_2_0,
                 }[version]
                 shape, by_columns, stored = read(stream)
-            except (ValueError, KeyError, EOFError) as error:
-                raise DataError(f"{path} is no NPY file: {error}.") from error
+            except (
+                Exception
+            ) as error:  # the header is a Python literal: damaged, it fails in any way that literals can
+                raise DataError(f"{path} is no NPY file, or its header is damaged: {error}.") from error
             offset, stamp = stream.tell(), stamp_of(stream.fileno())
         require_real(str(path), stored)
         require_table(str(path), shape)

@@ -179,6 +179,8 @@ def _found(name: str) -> list[tuple[Path, str | None]]:
 
 def _opened(path: Path, inner: str | None, say: Options) -> Part:
     form = FORMATS.get(path.suffix.lower())
+    if form is None and path.suffix.lower() == ".gz":
+        raise DataTypeError(f"{path} cannot be read from the middle, as blocks are: gunzip it first.")
     if form is None:
         raise DataTypeError(
             f"{path} is neither of {', '.join(FORMATS)}: convert it to one of them, or read it into memory and pass "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, final
 
@@ -13,6 +14,9 @@ import numpy as np
 
 from mixcoder.errors import DataChangedError, DataError
 from mixcoder.sources.grouped import GroupReader, require_real, require_table
+
+# The index of a shard: offset and length of every chunk, all ones for one that is absent, then a checksum.
+_ENTRY, _ABSENT, _CHECKSUM_BYTES = np.dtype("<u8"), np.uint64(2**64 - 1), 4
 
 
 def zarr() -> Any:
@@ -85,6 +89,8 @@ class ZarrPart:
                     "may leave out chunks of zeros: write it again with config={'write_empty_chunks': True}."
                 )
             stamps.append(stamp)
+            for column, file in enumerate(_files(path, array, band)):
+                _require_whole(file, array, (band, column))
         return cls(path, name, array.shape[1], np.dtype(array.dtype), starts, tuple(stamps))
 
     def reader(self) -> ZarrReader:
@@ -161,6 +167,34 @@ def _files(path: Path, array: Any, band: int) -> Iterator[Path]:
     width = (array.shards or array.chunks)[1]
     for column in range(-(-array.shape[1] // width)):
         yield path / array.path / array.metadata.encode_chunk_key((band, column))
+
+
+def _require_whole(file: Path, array: Any, place: tuple[int, int]) -> None:
+    """Raise a DataError for a file without content, or a shard that lacks chunks: Zarr would read both as zeros."""
+    size = file.stat().st_size
+    grid = (1, 1) if array.shards is None else _over(array.shards, array.chunks)
+    needed = 1 if array.shards is None else prod(grid) * _ENTRY.itemsize * 2 + _CHECKSUM_BYTES
+    if size < needed:
+        raise DataError(f"{file} is cut off: it has {size} bytes. Write the array again.")
+    if array.shards is None:
+        return
+    with file.open("rb") as stream:
+        if "end" in str(array.metadata.codecs[0].index_location):
+            stream.seek(size - needed)
+        index = np.frombuffer(stream.read(needed - _CHECKSUM_BYTES), _ENTRY).reshape(*grid, 2)
+    # Beyond the end of the array there is nothing to write.
+    left = [n - at * shard for n, at, shard in zip(array.shape, place, array.shards, strict=True)]
+    rows, columns = _over(left, array.chunks)
+    if bool((index[:rows, :columns] == _ABSENT).all(2).any()):
+        raise DataError(
+            f"{file} lacks chunks: it was never written in full. A writer may leave out chunks of zeros: write it "
+            "again with config={'write_empty_chunks': True}."
+        )
+
+
+def _over(whole: Sequence[int], parts: Sequence[int]) -> tuple[int, int]:
+    """Return how many parts cover each axis."""
+    return -(-whole[0] // parts[0]), -(-whole[1] // parts[1])
 
 
 def _stamp(path: Path, array: Any, band: int) -> bytes | None:
