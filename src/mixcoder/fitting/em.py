@@ -158,8 +158,7 @@ class Problem:
         probe = self.family.pooled(self.frame.apply(self.source.take(torch.tensor([0])).double()))
         if probe is None:
             return self
-        rows = block_rows(0, self.source.n_features, 8)
-
+        rows = block_rows(0, 8 * self.source.n_features, 8)  # a few copies of two megabytes
         return replace(self, pooled=self.source.map_reduce(_Pooled(self.family, self.frame), rows))
 
     def totals(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Totals:
