@@ -199,3 +199,22 @@ def test_a_folder_holds_files_of_several_formats_in_order_of_name(tmp_path, x):
     (tmp_path / "notes.txt").write_text("none of it")
     source = open_blocks(tmp_path)
     assert torch.equal(source.take(torch.arange(900)), torch.from_numpy(x[:900]))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "zarr", "feather"])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_group_is_decoded_once_a_thread_and_pass_however_many_runs_share_it(
+    tmp_path, x, kind, n_threads, monkeypatch
+):
+    source, decoded = open_blocks(write(tmp_path / "x", x, kind)), []
+    (part,) = source.parts
+    probe = part.reader()
+    probe.close()
+    reader = type(probe)
+    real = reader.read_group
+    monkeypatch.setattr(reader, "read_group", lambda self, group: decoded.append(group) or real(self, group))
+    torch.set_num_threads(n_threads)
+    total = source.map_reduce(lambda block: block.x.sum(0), 16)
+    assert torch.allclose(total, torch.from_numpy(x).sum(0))
+    n_groups = len(part.starts) - 1
+    assert n_groups <= len(decoded) <= n_threads * n_groups

@@ -330,7 +330,9 @@ def _first_step(problem: Problem, sample: Sample, codes: Tensor) -> tuple[Params
         family.statistics(None, sample.rows[block], flat[block], sample.weights[block])
         for block in _feature_blocks(problem, len(flat))
     ]
-    statistics = sum(others, first)
+    statistics: Any = first
+    for other in others:
+        statistics = statistics + other
     pooled = getattr(statistics, "pooled", None)
     equal = codes.new_full((n_starts, k), -math.log(k))
     return _maximize(problem, statistics, pooled, n_starts, equal)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol, Self, final
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mixcoder.errors import DataError
-from mixcoder.sources.blocked import BlockedSource, Reader
+from mixcoder.sources.blocked import BlockedSource, Readable, Reader
 from mixcoder.sources.npy import NpyPart, aligned_empty
 
 
@@ -73,7 +74,7 @@ class Part(Protocol):
 class FileSource(BlockedSource):
     """The rows of files, one file after the other, read as often as they are needed and never kept.
 
-    Every run of blocks opens its files anew; a file that has changed since it was first opened is an error. Memory
+    Every pass opens its files anew; a file that has changed since it was first opened is an error. Memory
     is that of a block a thread (and of what a format decodes at once: a row group, a record batch, a row of chunks).
 
     Parameters
@@ -138,6 +139,12 @@ class FileSource(BlockedSource):
         return self._reading()
 
     @contextmanager
+    def opened(self) -> Generator[Readable]:
+        """Give one reader a thread for a whole pass: runs that share a row group do not decode it each by itself."""
+        with ExitStack() as stack:
+            yield _OnePass(self, stack)
+
+    @contextmanager
     def _reading(self) -> Generator[Reader]:
         opened: list[tuple[int, PartReader]] = []
 
@@ -185,3 +192,16 @@ class FileSource(BlockedSource):
             aligned[:] = values
             values = aligned
         return torch.from_numpy(values)
+
+
+class _OnePass:
+    """The readers of one pass, one a thread, closed with the stack."""
+
+    def __init__(self, source: FileSource, stack: ExitStack) -> None:
+        self.source, self.stack, self.local = source, stack, threading.local()
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """Return the reader of this thread."""
+        if not hasattr(self.local, "read"):
+            self.local.read = self.stack.enter_context(self.source.reader())
+        return nullcontext(self.local.read)
