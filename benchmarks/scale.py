@@ -118,14 +118,15 @@ def formula(kind: str, n_rows: int, d: int, k: int, n_threads: int) -> dict[str,
     if kind == "kmeans":
         starts = max(1, min(4, int(1e9 / (sample * k * d))))
         settling = min(n_rows // 4, (32 << 20) // (4 * d))
-        seeding = 8 * sample * (5 * d + starts * k)
+        seeding = 8 * sample * (5 * d + starts * k + 3 * starts * (2 + int(math.log(k))))
         start = max(seeding, 40 * sample * d + settling * (4 * d + 64) + threads)
         return {"pass": threads + 8 * n_rows + LIBRARIES, "start": start + LIBRARIES}
     starts = max(
         1, min(6, int(max(2e8 / (k * f), 12.0 * n_rows) / (80.0 * sample)), (32 << 20) // (8 * k * f))
     )
     written = min(sample, max(2000, (64 << 20) // (8 * f)))
-    numbers = 5 * sample * d + sample * starts * k + written * (f + starts * k)
+    copies = 7 if kind in ("full", "tied") else 5
+    numbers = copies * sample * d + sample * starts * k + written * (f + starts * k)
     numbers += 6 * starts * k * (d * d if kind == "full" else f)
     return {"pass": threads + LIBRARIES, "start": 8 * numbers + LIBRARIES}
 
