@@ -22,6 +22,7 @@ ORDER = (
     "annealing-em",
     "memory",
     "scale-memory",
+    "scale-peaks",
     "scale-workers",
     "scale-kills",
     "subspaces-starts",

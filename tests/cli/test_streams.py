@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import mixcoder as library
+from mixcoder.cli.stored import SUFFIXES
 from mixcoder.cli.tables import open_table, write_table
+from mixcoder.sources.opening import FORMATS
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_options_that_do_not_go_together(mixcoder, days):
         ("--scheduler tcp://localhost:1", 2),
         ("--workers 2", 2),
         ("--weights height", 2),
-        ("--key rows", 2),
+        ("--key rows", 3),
         ("--checkpoint absent/run", 1),
     ):
         mixcoder(f"fit day-*.npy {FIT} {words}", code=code)
@@ -90,3 +92,54 @@ def test_options_that_do_not_go_together(mixcoder, days):
     mixcoder(f"fit day-*.npy {FIT} -o m.mixcoder")
     mixcoder("encode m.mixcoder day-*.npy -o -", code=2)
     mixcoder("encode m.mixcoder day-*.npy -o codes.npz", code=2)
+
+
+@pytest.mark.parametrize("kind", ["csv", "feather", "h5", "zarr"])
+def test_every_format_that_is_streamed_gives_the_model_of_the_array(ask, mixcoder, here, clouds, kind):
+    for i, piece in enumerate(np.split(clouds, [70])):
+        write_kind(f"day-{i}.{kind}", piece)
+        write_table(f"day-{i}.npy", piece)
+    array = ask(f"fit day-*.npy {FIT} -o m.mixcoder")
+    again = ask(f"fit day-*.{kind} {FIT} -o m.mixcoder --force")
+    for name in ("weights", "iterations", "distortion", "rows"):
+        assert again[name] == array[name]
+    codes = [ask(f"encode m.mixcoder day-*.{k} -o {k}.npy --quiet") for k in ("npy", kind)]
+    assert codes[0]["rate_bits"] == codes[1]["rate_bits"]
+    assert np.array_equal(np.load("npy.npy"), np.load(f"{kind}.npy"))
+    told, array = ask(f"check day-1.{kind}"), ask("check day-1.npy")
+    assert told["ok"]
+    assert [c["std"] for c in told["columns"]] == [c["std"] for c in array["columns"]]
+    assert ask(f"inspect day-1.{kind}")["rows"] == len(clouds) - 70
+    assert ask(f"encode m.mixcoder day-1.{kind} -o one.npy --quiet --force")["rows"] == len(clouds) - 70
+    mixcoder(f"fit night.{kind} {FIT} -o n.mixcoder", code=3)
+    mixcoder(f"check night.{kind}", code=3)
+
+
+def test_a_table_in_a_file_of_several_is_named(ask, mixcoder, here, clouds):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File("x.h5", "w") as file:
+        file["u"], file["v/w"] = clouds, clouds[:50]
+    assert ask(f"fit x.h5::/v/w {FIT} -o a.mixcoder")["rows"] == 50
+    assert ask(f"fit x.h5 --key u {FIT} -o b.mixcoder")["rows"] == len(clouds)
+    assert ask("check x.h5 --key v/w")["rows"] == 50
+    mixcoder(f"fit x.h5 {FIT} -o c.mixcoder", code=3)
+    mixcoder(f"fit x.h5::/absent {FIT} -o c.mixcoder", code=3)
+    mixcoder("check x.h5 --header", code=3)
+
+
+def test_the_suffixes_that_the_program_knows_are_those_of_the_library():
+    assert set(FORMATS) == {*SUFFIXES, ".npy", ".parquet", ".csv", ".tsv"}
+
+
+def write_kind(path, x):
+    match path.rpartition(".")[2]:
+        case "h5":
+            with pytest.importorskip("h5py").File(path, "w") as file:
+                file["rows"] = x
+        case "zarr":
+            pytest.importorskip("zarr").save_array(path, x)
+        case "feather":
+            feather, pa = pytest.importorskip("pyarrow.feather"), pytest.importorskip("pyarrow")
+            feather.write_feather(pa.table({"height": x[:, 0], "width": x[:, 1]}), path)
+        case _:
+            write_table(path, x, ["height", "width"])

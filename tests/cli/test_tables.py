@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mixcoder._cells import MISSING
 from mixcoder.cli.tables import (
     EXTENSIONS,
-    MISSING,
     bytes_text,
     extension,
     open_table,

@@ -63,6 +63,14 @@ def strike(fault):
             time.sleep(3600)
         case "stumble":
             raise OSError(5, "Input/output error")
+        case "eat":
+            eaten = []
+            while True:  # as fast as the nanny looks, and no faster than it can act
+                eaten.append(np.ones(1 << 22))
+                time.sleep(0.02)
+        case "scheduler":
+            os.kill(int(os.environ["MIXCODER_TEST_SCHEDULER"]), signal.SIGKILL)
+            time.sleep(3600)
         case "memory":
             raise MemoryError("no more")
         case _:

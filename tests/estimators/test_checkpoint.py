@@ -259,9 +259,10 @@ def _run(tmp_path, every):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
-def test_a_process_that_is_killed_at_random_moments(x, tmp_path):
+@pytest.mark.parametrize("run", range(3))  # twenty of them: benchmarks/scale.py --only kills
+def test_a_process_that_is_killed_at_random_moments(x, tmp_path, run):
     np.save(tmp_path / "x.npy", x)
-    chance, n_killed = random.Random(5), 0
+    chance, n_killed = random.Random(5 + run), 0
     while not (tmp_path / "m").exists():
         with _run(tmp_path, 0) as process:
             process.stdout.readline()

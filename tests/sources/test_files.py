@@ -91,7 +91,7 @@ def test_a_file_that_is_no_table_of_numbers_is_refused_before_anything_is_read(t
     np.save(tmp_path / "line.npy", x[:, 0])
     parquet.write_table(pa.table({"a": ["u", "v"]}), tmp_path / "words.parquet")
     (tmp_path / "junk.parquet").write_bytes(b"PAR1 nothing PAR1")
-    (tmp_path / "x.csv").write_text("1,2\n")
+    (tmp_path / "x.xlsx").write_bytes(b"PK")
     for name, error, match in [
         ("text.npy", DataError, "no NPY file"),
         ("objects.npy", DataTypeError, "expected real numbers"),
@@ -99,7 +99,7 @@ def test_a_file_that_is_no_table_of_numbers_is_refused_before_anything_is_read(t
         ("line.npy", DataError, r"shape \(101,\)"),
         ("words.parquet", DataTypeError, "Column 'a'"),
         ("junk.parquet", DataError, "damaged"),
-        ("x.csv", DataTypeError, "convert it"),
+        ("x.xlsx", DataTypeError, "convert it"),
     ]:
         with pytest.raises(error, match=match) as caught:
             open_blocks(tmp_path / name)

@@ -48,7 +48,8 @@ def command(
     """Write the code of each row of DATA: its likeliest component, counted from 0, or with --soft a share of each.
 
     Columns are found by the names that the model was fitted to, if the model and the file have names. Several files,
-    a folder or a quoted pattern of NPY or Parquet files are read, and their codes written, block by block.
+    a folder or a quoted pattern of files, and HDF5, Zarr or Arrow files, are read, and their codes written, block by
+    block.
     """
     target = outputs.claim_table(out, force=force, as_json=as_json, inputs=(model, *data))
 

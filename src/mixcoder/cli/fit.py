@@ -94,8 +94,8 @@ def command(
 ) -> None:
     """Fit a mixture to the rows of DATA, print a summary and save the model.
 
-    Several files, a folder or a quoted pattern ("day-*.parquet") of NPY or Parquet files are read block by block, and
-    may be larger than memory.
+    Several files, a folder or a quoted pattern ("day-*.parquet"), and HDF5, Zarr or Arrow files, are read block by
+    block, and may be larger than memory.
     """
     if out == "-":
         raise click.UsageError("a model goes to a file: give --out a name.")

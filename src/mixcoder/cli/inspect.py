@@ -29,9 +29,10 @@ def command(
 
     A model file is verified, but no model is built from it.
     """
+    from mixcoder.cli.stored import is_stored
     from mixcoder.cli.tables import extension
 
-    if extension(file) is not None:
+    if extension(file) is not None or is_stored(file):
         _inspect_table(file, columns, header, key, as_json)
     elif columns is not None or header is not None or key is not None:
         raise click.UsageError(

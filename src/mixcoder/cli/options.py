@@ -52,7 +52,7 @@ columns_option = click.option(
     callback=_split,
     help="The columns to use, in this order (default: all of them).",
 )
-key_option = click.option("--key", metavar="NAME", help="Which array of an NPZ file.")
+key_option = click.option("--key", metavar="NAME", help="Which table of an NPZ, HDF5 or Zarr file.")
 header_option = click.option(
     "--header/--no-header",
     default=None,

@@ -209,7 +209,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 def main(ctx: click.Context, debug: bool) -> None:
     """Mixture models as generative autoencoders: fit one to a table, then encode, decode, score, sample and impute.
 
-    Tables are CSV, NPY, NPZ or Parquet by their extension; `-` is CSV on stdin or stdout.
+    Tables are CSV, NPY, NPZ or Parquet by their extension, and to read HDF5, Zarr or Arrow; `-` is CSV on stdin or
+    stdout.
     """
     if debug:
         ctx.meta["mixcoder.debug"] = True

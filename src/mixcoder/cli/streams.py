@@ -12,14 +12,14 @@ from typing import Any
 import click
 import numpy as np
 
-from mixcoder.errors import DataError
+from mixcoder.cli.stored import is_stored, open_stored
 
 __all__ = ["TableWriter", "are_streamed", "engine_of", "open_rows", "shown"]
 
 
 def are_streamed(data: Sequence[str]) -> bool:
-    """Whether the arguments mean several files, which are read block by block; one file is read whole."""
-    if len(data) > 1:
+    """Whether the arguments are read block by block: several files, or one made for it; others are read whole."""
+    if len(data) > 1 or is_stored(data[0]):
         return True
     return Path(data[0]).is_dir() or (has_magic(data[0]) and not Path(data[0]).exists())
 
@@ -44,24 +44,18 @@ def open_rows(
     Raises
     ------
     click.UsageError
-        For an option that has no meaning for them.
+        For weights, which are not streamed.
     DataError
-        For files that are not there, damaged, or of other columns than the first.
+        For files that are not there, damaged, or of other columns than the first, and options that mean nothing to
+        them.
     """
-    from mixcoder import open_blocks
-
-    for name, value in (("--weights", weights), ("--header", header), ("--key", key)):
-        if value is not None:
-            raise click.UsageError(
-                f"{name} is for one file: several are NPY or Parquet, all of their rows count 1."
-            )
-    try:
-        rows = open_blocks(list(data), columns=columns)
-        if columns is None and names is not None and rows.names is not None and tuple(names) != rows.names:
-            return open_blocks(list(data), columns=names)
-        return rows
-    except FileNotFoundError as error:
-        raise DataError(f"{click.format_filename(str(error.filename))}: no such file.") from error
+    if weights is not None:
+        raise click.UsageError("--weights is for one table that is read whole: here all rows count 1.")
+    options = {"columns": columns, "header": header, "dataset": key}
+    rows = open_stored(data, **options)
+    if columns is None and names is not None and rows.names is not None and tuple(names) != rows.names:
+        return open_stored(data, **{**options, "columns": names})
+    return rows
 
 
 @contextmanager

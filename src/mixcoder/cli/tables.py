@@ -1,5 +1,7 @@
 """Tables in and out of files: CSV, TSV (also gzipped), NPY, NPZ and Parquet, chosen by the file's extension.
 
+HDF5, Zarr and Arrow are only read, by :mod:`mixcoder.cli.stored`.
+
     open_table(path) -> TableFile      knows its columns without reading the rows
     TableFile.read(columns) -> Table   rows (n d) as floats, a missing cell as NaN
     TableFile.survey() -> Survey       the same, but notes cells that are not numbers instead of refusing them
@@ -29,6 +31,7 @@ from typing import Any, BinaryIO, Protocol, TextIO, final
 
 import numpy as np
 
+from mixcoder._cells import fast_rows, header_of, is_blank, number_in
 from mixcoder.errors import DataError, PrecisionWarning
 
 __all__ = [
@@ -42,18 +45,18 @@ __all__ = [
     "TableFile",
     "TextCells",
     "bytes_text",
+    "choose",
+    "default_names",
     "extension",
     "open_table",
     "physical_memory",
     "require_finite",
+    "require_memory",
     "text_out",
     "write_table",
 ]
 
 EXTENSIONS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".npy", ".npz", ".parquet")
-
-# What spreadsheets, R, pandas and SQL write for "no value"; NaN itself is read by float().
-MISSING = frozenset({"", "NA", "N/A", "<NA>", "NULL", "null", "None"})
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def extension(path: str) -> str | None:
 
 def open_table(
     path: str, *, key: str | None = None, header: bool | None = None, vector: bool = False
-) -> "CsvFile | NpyFile | NpzFile | ParquetFile":
+) -> TableFile:
     """The table in a file.
 
     Parameters
@@ -120,7 +123,7 @@ def open_table(
     path : str
         The file; ``-`` is CSV on stdin.
     key : str, optional
-        Which array of an NPZ file.
+        Which array of an NPZ, HDF5 or Zarr file.
     header : bool, optional
         Whether the first line of a CSV names the columns; by default seen from its cells.
     vector : bool
@@ -131,9 +134,17 @@ def open_table(
     DataError
         If the file is missing, empty, damaged, of an unknown kind, or not a table.
     """
+    from mixcoder.cli import stored
+
     kind = extension(path)
+    if stored.is_stored(path):
+        if header is not None:
+            raise DataError(f"{_show(path)} is not CSV: leave --header and --no-header out.")
+        return stored.StoredFile(path, key)
     if kind is None:
-        raise DataError(f"{_show(path)}: the extension must be one of {', '.join(EXTENSIONS)}.")
+        raise DataError(
+            f"{_show(path)}: the extension must be one of {', '.join((*EXTENSIONS, *stored.SUFFIXES))}."
+        )
     if key is not None and kind != ".npz":
         raise DataError(
             f"{_show(path)} is not an NPZ file, so it has no array named {key!r}: leave --key out."
@@ -187,7 +198,7 @@ class CsvFile:
             self._source = Path(path).read_bytes()
         self._delimiter = "\t" if (extension(path) or "").startswith(".tsv") else ","
         with self._reader() as reader:
-            first = next((row for row in reader if not _is_blank(row)), None)
+            first = next((row for row in reader if not is_blank(row)), None)
             self._skip = reader.line_num
         if first is None:
             raise DataError(f"{self.path} is empty.")
@@ -195,18 +206,18 @@ class CsvFile:
         self.named = self._is_header(first) if header is None else header
         if not self.named:
             self._skip = 0
-        self.columns = tuple(first) if self.named else _default_names(len(first))
+        self.columns = tuple(first) if self.named else default_names(len(first))
         _require_distinct(self.path, self.columns)
 
     def read(self, columns: Sequence[str] | None = None) -> Table:
-        chosen = _choose(self.path, self.columns, columns, named=self.named)
+        chosen = choose(self.path, self.columns, columns, named=self.named)
         values = self._fast(chosen)
         if values is None:
             values, _ = self._slow(chosen, strict=True)
         return self._table(values, chosen)
 
     def survey(self, columns: Sequence[str] | None = None) -> Survey:
-        chosen = _choose(self.path, self.columns, columns, named=self.named)
+        chosen = choose(self.path, self.columns, columns, named=self.named)
         values, text = self._fast(chosen), {}
         if values is None:
             values, text = self._slow(chosen, strict=False)
@@ -219,54 +230,20 @@ class CsvFile:
         return Table(values, tuple(self.columns[j] for j in chosen), self.named, self.path)
 
     def _is_header(self, first: list[str]) -> bool:
-        texts = [cell for cell in first if cell not in MISSING and not _is_number(cell)]
-        numbers = [cell for cell in first if cell not in MISSING and _is_number(cell)]
-        if texts and numbers:
+        named, doubt = header_of(first)
+        if doubt is not None:
+            verb = "numbers" if doubt.startswith("counts") else "names"
             raise DataError(
-                f"{self.path} line 1 has both text ({texts[0]!r}) and numbers ({numbers[0]!r}): "
-                "say --header if it names the columns, --no-header if it is a row."
+                f"{self.path} line 1 {doubt}: say --header if it {verb} the columns, --no-header if it is a row."
             )
-        if len(first) > 1 and first in (
-            [str(j) for j in range(len(first))],
-            [str(j + 1) for j in range(len(first))],
-        ):
-            raise DataError(
-                f"{self.path} line 1 counts {first[0]}, {first[1]}, ...: "
-                "say --header if it numbers the columns, --no-header if it is a row."
-            )
-        return bool(texts)
+        return named
 
     def _fast(self, chosen: list[int]) -> np.ndarray | None:
-        """The rows by `numpy.loadtxt`, or None if it objects to anything.
-
-        It is told nothing of quotes, which it would take too lightly ("2"3 as 23), so that a quoted number is text to
-        it; and it takes an empty cell alone on its line for a blank line.
-        """
-        if len(self.columns) == 1:
-            return None
-        every = chosen == list(range(len(self.columns)))
-        wanted = set(chosen)
-        # One character of a column that is not wanted is enough to step over it and still count the cells of a line.
-        kind: Any = (
-            float if every else [(f"f{j}", "f8" if j in wanted else "U1") for j in range(len(self.columns))]
-        )
-        with self._text() as text, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "input contained no data" is said better by the caller
+        """The rows by the parser that is in a hurry, or None if it objects to anything."""
+        with self._text() as text:
             for _ in range(self._skip):
                 text.readline()
-            try:
-                raw: Any = np.loadtxt(text, kind, None, self._delimiter, ndmin=2 if every else 1)
-            except UnicodeDecodeError:
-                raise
-            except ValueError:
-                return None
-        if not raw.size:
-            return np.empty((0, len(chosen)))
-        if every:
-            return raw if raw.shape[1] == len(self.columns) else None
-        if any((raw[f"f{j}"] == '"').any() for j in range(len(self.columns)) if j not in wanted):
-            return None
-        return np.column_stack([np.asarray(raw[f"f{j}"]) for j in chosen])
+            return fast_rows(text, len(self.columns), chosen, self._delimiter)
 
     def _slow(self, chosen: list[int], *, strict: bool) -> tuple[np.ndarray, dict[str, TextCells]]:
         """The rows by the standard library's reader, cell by cell; text cells are refused, or counted."""
@@ -275,7 +252,7 @@ class CsvFile:
         with self._reader() as reader:
             for row in reader:
                 line = reader.line_num
-                if line <= self._skip or _is_blank(row):
+                if line <= self._skip or is_blank(row):
                     continue
                 if len(row) != width:
                     raise DataError(
@@ -283,7 +260,7 @@ class CsvFile:
                         "give every line the same number of commas."
                     )
                 for j in chosen:
-                    value = _parse(row[j])
+                    value = number_in(row[j])
                     if value is None:
                         name, cell = self.columns[j], row[j].strip()
                         if strict:
@@ -339,28 +316,6 @@ class CsvFile:
                 raise DataError(f"{self.path} line {reader.line_num} is not CSV: {error}.") from error
 
 
-def _parse(cell: str) -> float | None:
-    """A cell's number, NaN if there is none, None if it is text. `float` itself takes 1_0, and digits of any script."""
-    cell = cell.strip()
-    if cell in MISSING:
-        return math.nan
-    if "_" in cell or not cell.isascii():
-        return None
-    try:
-        return float(cell)
-    except ValueError:
-        return None
-
-
-def _is_number(cell: str) -> bool:
-    return _parse(cell) is not None
-
-
-def _is_blank(row: list[str]) -> bool:
-    # Neither a line of commas nor "" alone is blank: those are rows of missing values.
-    return not row or (len(row) == 1 and row[0].isspace())
-
-
 # ---------------------------------------------------------------------------------------------------------- NPY, NPZ
 
 
@@ -377,10 +332,10 @@ class NpyFile:
             self._header = _NpyHeader.read(
                 stream, os.fstat(stream.fileno()).st_size, self.path, vector=vector
             )
-        self.columns = _default_names(self._header.width)
+        self.columns = default_names(self._header.width)
 
     def read(self, columns: Sequence[str] | None = None) -> Table:
-        chosen = _choose(self.path, self.columns, columns, named=False)
+        chosen = choose(self.path, self.columns, columns, named=False)
         with open(self._path, "rb") as stream:
             stream.seek(self._header.offset)
             values = self._header.values(stream, self.path)
@@ -407,10 +362,10 @@ class NpzFile:
             with archive.open(self._member) as stream:
                 size = archive.getinfo(self._member).file_size
                 self._header = _NpyHeader.read(stream, size, self.path, vector=vector)
-        self.columns = _default_names(self._header.width)
+        self.columns = default_names(self._header.width)
 
     def read(self, columns: Sequence[str] | None = None) -> Table:
-        chosen = _choose(self.path, self.columns, columns, named=False)
+        chosen = choose(self.path, self.columns, columns, named=False)
         with self._zip() as archive, archive.open(self._member) as stream:
             stream.read(self._header.offset)
             values = self._header.values(stream, self.path)
@@ -495,7 +450,7 @@ class _NpyHeader:
 
     def values(self, stream: Any, path: str) -> np.ndarray:
         """The array (n d), read into memory of exactly its size."""
-        _require_memory(path, math.prod(self.shape) * max(self.dtype.itemsize, 8))
+        require_memory(path, math.prod(self.shape) * max(self.dtype.itemsize, 8))
         flat = np.empty(math.prod(self.shape), dtype=self.dtype)
         room = flat.view(np.uint8).data if flat.size else memoryview(b"")
         done = 0
@@ -584,7 +539,7 @@ class ParquetFile:
         _require_distinct(self.path, self.columns)
 
     def read(self, columns: Sequence[str] | None = None) -> Table:
-        chosen = [self.columns[j] for j in _choose(self.path, self.columns, columns, named=True)]
+        chosen = [self.columns[j] for j in choose(self.path, self.columns, columns, named=True)]
         for name in chosen:
             if not self._is_numeric(name):
                 raise DataError(
@@ -594,7 +549,7 @@ class ParquetFile:
         return Table(self._values(chosen), tuple(chosen), True, self.path)
 
     def survey(self, columns: Sequence[str] | None = None) -> Survey:
-        chosen = tuple(self.columns[j] for j in _choose(self.path, self.columns, columns, named=True))
+        chosen = tuple(self.columns[j] for j in choose(self.path, self.columns, columns, named=True))
         numeric = [name for name in chosen if self._is_numeric(name)]
         values = np.full((self._rows, len(chosen)), np.nan)
         if numeric:
@@ -624,7 +579,7 @@ class ParquetFile:
         import pyarrow.compute as pc
 
         single = all(pa.types.is_float32(self._types[name]) for name in chosen)
-        _require_memory(self.path, self._rows * len(chosen) * 8)
+        require_memory(self.path, self._rows * len(chosen) * 8)
         values = np.empty((self._rows, len(chosen)), dtype=np.float32 if single else np.float64)
         done = 0
         with self._parquet() as file:
@@ -697,7 +652,7 @@ def write_table(
     """
     kind = kind or extension(str(path))
     table = values.reshape(len(values), -1)
-    names = _default_names(table.shape[1]) if columns is None else tuple(columns)
+    names = default_names(table.shape[1]) if columns is None else tuple(columns)
     if len(names) != table.shape[1]:
         raise DataError(f"{len(names)} column names for {table.shape[1]} columns.")
     if str(path) == "-":
@@ -752,7 +707,7 @@ def _write_parquet(path: str | Path, table: np.ndarray, names: Sequence[str]) ->
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def _choose(path: str, have: Sequence[str], wanted: Sequence[str] | None, *, named: bool) -> list[int]:
+def choose(path: str, have: Sequence[str], wanted: Sequence[str] | None, *, named: bool) -> list[int]:
     """Positions of the wanted columns, in the order wanted; all of them by default."""
     if wanted is None:
         if named and "" in have:
@@ -793,7 +748,8 @@ def _require_file(path: str) -> None:
         raise DataError(f"{name} is empty.")
 
 
-def _require_memory(path: str, size: int) -> None:
+def require_memory(path: str, size: int) -> None:
+    """Raise a `DataError` where a table of so many bytes cannot fit into this machine."""
     total = physical_memory()
     if total is not None and size > total:
         raise DataError(
@@ -817,7 +773,8 @@ def _stdin() -> bytes:
     return content
 
 
-def _default_names(width: int) -> tuple[str, ...]:
+def default_names(width: int) -> tuple[str, ...]:
+    """Names for columns that have none."""
     return tuple(f"x{j}" for j in range(width))
 
 

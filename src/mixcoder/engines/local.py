@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar, final
 
 from mixcoder.engines.base import A, Engine, J, fold
-from mixcoder.ops.threads import map_in_order, single_threaded_kernels
+from mixcoder.ops.threads import Jobs, map_in_order, single_threaded_kernels
 
 R = TypeVar("R")
 
@@ -36,7 +36,7 @@ class LocalEngine(Engine):
         del parts
         return fold(self.each(work, jobs))
 
-    def each(self, work: Callable[[J], R], jobs: Sequence[J], *, alone: bool = False) -> Iterator[R]:
+    def each(self, work: Callable[[J], R], jobs: Jobs[J], *, alone: bool = False) -> Iterator[R]:
         """Yield ``work(job)`` in order; ``alone`` where only one job may run at a time (rows on a GPU)."""
         with single_threaded_kernels() as allowed:
             yield from map_in_order(work, jobs, 1 if alone else self.n_threads or allowed)

@@ -56,7 +56,7 @@ from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import describe
 from mixcoder.fitting.scan import Range, Scan, observed_range, scan_range
 from mixcoder.ops.threads import single_threaded_kernels
-from mixcoder.sources import DaskSource, FileSource, Source, TensorSource
+from mixcoder.sources import DaskSource, FileSource, IterableSource, Source, TensorSource
 
 # Beyond this many standard deviations from zero, float32 has fewer than two digits left for the data.
 _FLOAT32_OFFSET = 1e5
@@ -335,7 +335,7 @@ class AutoencoderEstimator(
         weights = weights_of(sample_weight, source)
         if weights is None:
             return source, 1.0
-        if not isinstance(source, FileSource | DaskSource):
+        if not isinstance(source, FileSource | DaskSource | IterableSource):
             raise DataTypeError(f"{type(source).__name__} brings its own weights: leave sample_weight out.")
         unit = unit_of(weights)
         return source.weighted(weights / unit), float(unit)

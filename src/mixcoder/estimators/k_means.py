@@ -42,7 +42,16 @@ from mixcoder.fitting.stream import Stream
 from mixcoder.ops.simplex import log_simplex
 from mixcoder.sensing import GaussianPrior, GroupedPosterior, posterior
 from mixcoder.sensing import Posterior as Sight
-from mixcoder.sources import Block, BlockedSource, DaskSource, FileSource, Source, TensorSource, is_dask
+from mixcoder.sources import (
+    Block,
+    BlockedSource,
+    DaskSource,
+    FileSource,
+    IterableSource,
+    Source,
+    TensorSource,
+    is_dask,
+)
 from mixcoder.statistics import Moments, Statistics
 
 _FAR = 2.0**600
@@ -589,7 +598,7 @@ def _weighted(source: Source, weights: Tensor) -> Source:
     """Return the same rows with other weights."""
     if isinstance(source, TensorSource):
         return TensorSource(source.x, weights)
-    if isinstance(source, FileSource | DaskSource):
+    if isinstance(source, FileSource | DaskSource | IterableSource):
         return source.weighted(weights)
     raise DataTypeError(f"{type(source).__name__} cannot be weighted, which mini-batches of k-means need.")
 

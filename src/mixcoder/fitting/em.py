@@ -159,8 +159,7 @@ class Problem:
         no_rows = self.magnitude.new_empty(0, self.source.n_features)
         if self.family.pooled(no_rows) is None:
             return self
-        rows = block_rows(0, self.source.n_features, 8)
-
+        rows = block_rows(0, 8 * self.source.n_features, 8)  # a few copies of two megabytes
         return replace(self, pooled=self.source.map_reduce(_Pooled(self.family, self.frame), rows))
 
     def totals(self, params: Params, log_weights: Tensor, encoder: Encoder) -> Totals:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixcoder.components.base import Params, PassSetting
+from mixcoder.components.base import Kernel, Params, PassSetting
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.plane_seeding import affordable, plane_labels
@@ -57,6 +58,9 @@ _SECOND_STEPS = 10
 
 # EM steps after which two starts that agree are believed.
 _SURE_STEPS = 3
+
+# Features of the sample are written once up to this size, and block by block in every step beyond it.
+_FEATURE_BYTES = 64 << 20
 
 # Starts whose bounds differ by less than this, in nats per row, are taken to be the same optimum.
 _AGREEMENT = 1e-3
@@ -258,7 +262,7 @@ def search(
 class _Race:
     """EM steps of several starts at once, on the sample.
 
-    The features of the sample are written once; a step is then two products, whatever the family.
+    The features of a sample are written once, where they are few; a step is then two products, whatever the family.
     """
 
     def __init__(self, problem: Problem, sample: Sample, encoder: Encoder) -> None:
@@ -272,12 +276,18 @@ class _Race:
         self.setting = PassSetting(
             torch.float64, Workspace(), problem.magnitude, tolerance=math.inf, column_major=True
         )
+        self.blocks = _feature_blocks(problem, len(sample.rows))
         self.expanded: Tensor | None = None
 
     def first_step(self, codes: Tensor) -> tuple[Params, Tensor]:
         """Return the first parameters of every start from its code, shape (m, r, k)."""
         _, n_starts, k = codes.shape
-        statistics = self.problem.family.statistics(None, self.rows, codes.flatten(1), self.row_weights)
+        flat, family, weights = codes.flatten(1), self.problem.family, self.row_weights
+        statistics: Any = None
+        for block in self.blocks:
+            share = None if weights is None else weights[block]
+            part = family.statistics(None, self.rows[block], flat[block], share)
+            statistics = part if statistics is None else statistics + part
         return self._maximize(statistics, codes.new_full((n_starts, k), -math.log(k)))
 
     def run(self, params: Params, log_weights: Tensor, n_steps: int) -> tuple[Params, Tensor, list[float]]:
@@ -300,20 +310,13 @@ class _Race:
         """Return parameters, log-weights, shape (r, k), and the bound of each start before the step."""
         n_starts, k = log_weights.shape
         kernel = self.problem.family.kernel(params, log_weights.flatten(), self.setting)
-        if self.expanded is None:
-            self.expanded = kernel.expand(self.rows, self.identity).clone()
-        log_joint = kernel.log_joint(self.expanded)  # (m, r k)
-        by_start = log_joint.unflatten(1, (n_starts, k)).transpose(0, 1)  # (r, m, k), the same memory
-        code, bound = self.encoder.encode_with_bound_(by_start)
-        bounds = bound.sum(1) if self.row_weights is None else bound @ self.weights
+        bounds, statistics = self._sums(kernel, self.blocks[0], n_starts)
+        for block in self.blocks[1:]:
+            more, others = self._sums(kernel, block, n_starts)
+            bounds, statistics = bounds + more, statistics + others
         offset = kernel.offset(self.pooled)
         if offset is not None:
             bounds = bounds + offset
-        if isinstance(code, Tensor):
-            flat = log_joint
-        else:
-            flat = code.dense(log_joint.dtype).transpose(0, 1).flatten(1)
-        statistics = kernel.statistics(self.expanded, flat, self.row_weights)
         log_prior = self.problem.family.log_prior(params, statistics)
         if log_prior is not None:
             bounds = bounds + log_prior.view(n_starts, k).sum(1)
@@ -329,6 +332,33 @@ class _Race:
             counts = counts.view(log_weights.shape)
             log_weights = (counts / counts.sum(1, keepdim=True)).log_()
         return self.problem.parameters(statistics), log_weights
+
+    def _sums(self, kernel: Kernel[Any, Any], block: slice, n_starts: int) -> tuple[Tensor, Any]:
+        """Return the bounds, shape (r,), and the statistics of some rows."""
+        features, weights = self._features(kernel, block), self.row_weights
+        weights = None if weights is None else weights[block]
+        log_joint = kernel.log_joint(features)  # (m, r k)
+        by_start = log_joint.unflatten(1, (n_starts, -1)).transpose(0, 1)  # (r, m, k), the same memory
+        code, bound = self.encoder.encode_with_bound_(by_start)
+        bounds = bound.sum(1) if weights is None else bound @ weights
+        if isinstance(code, Tensor):
+            flat = log_joint
+        else:
+            flat = code.dense(log_joint.dtype).transpose(0, 1).flatten(1)
+        return bounds, kernel.statistics(features, flat, weights)
+
+    def _features(self, kernel: Kernel[Any, Any], block: slice) -> Tensor:
+        if len(self.blocks) > 1:
+            return kernel.expand(self.rows[block], self.identity)
+        if self.expanded is None:
+            self.expanded = self.setting.workspace.given_away(kernel.expand(self.rows, self.identity))
+        return self.expanded
+
+
+def _feature_blocks(problem: Problem, n_rows: int) -> list[slice]:
+    """Return the rows of which features are written at a time."""
+    size = max(_MIN_SAMPLE, _FEATURE_BYTES // (8 * problem.width))
+    return [slice(at, at + size) for at in range(0, n_rows, size)]
 
 
 def best_first(bounds: list[float]) -> list[int]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -19,6 +19,19 @@ from mixcoder.ops.blas import single_threaded_openblas
 
 R = TypeVar("R")
 J = TypeVar("J")
+J_co = TypeVar("J_co", covariant=True)
+
+
+class Jobs(Protocol[J_co]):
+    """Jobs one after the other, of which the number is known beforehand."""
+
+    def __len__(self) -> int:
+        """Return how many."""
+        ...
+
+    def __iter__(self) -> Iterator[J_co]:
+        """Yield each."""
+        ...
 
 
 class _Threads:
@@ -95,7 +108,7 @@ def single_threaded_kernels() -> Generator[int]:
                     torch.set_num_threads(allowed)
 
 
-def map_in_order(function: Callable[[J], R], jobs: Sequence[J], n_threads: int) -> Iterator[R]:
+def map_in_order(function: Callable[[J], R], jobs: Jobs[J], n_threads: int) -> Iterator[R]:
     """Yield ``function(job)`` for every job, in order; at most a few results wait at any time.
 
     An error, or an interrupt of the caller, cancels what has not started and waits for what has. A job that has jobs

@@ -49,6 +49,14 @@ class Workspace:
         flat = buffer[:size]
         return flat.view(columns, rows).T if column_major else flat.view(rows, columns)
 
+    def given_away(self, value: Tensor) -> Tensor:
+        """Return a result of this thread that is the caller's from now on: its memory is not used for another."""
+        buffers, home = self._local.__dict__, value.untyped_storage().data_ptr()
+        for key, buffer in list(buffers.items()):
+            if isinstance(buffer, Tensor) and buffer.untyped_storage().data_ptr() == home:
+                del buffers[key]
+        return value
+
     def keep(self, name: str, value: Any) -> None:
         """Keep what one step of a block has computed for the next step of the same block, on the same thread."""
         self._local.__dict__[f"kept {name}"] = value

@@ -4,7 +4,9 @@ from mixcoder.engines import fold
 from mixcoder.sources.base import Block, Source
 from mixcoder.sources.blocked import BlockedSource, RowFunction
 from mixcoder.sources.dask import DaskSource, is_dask
-from mixcoder.sources.files import FileSource, open_blocks
+from mixcoder.sources.files import FileSource
+from mixcoder.sources.iterable import IterableSource
+from mixcoder.sources.opening import open_blocks
 from mixcoder.sources.tensors import TensorSource
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "BlockedSource",
     "DaskSource",
     "FileSource",
+    "IterableSource",
     "RowFunction",
     "Source",
     "TensorSource",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, runtime_checkable
 
@@ -146,6 +146,10 @@ class BlockedSource(Source):
     def reader(self) -> AbstractContextManager[Reader]:
         """Return what reads the rows of one run, one block after the other."""
 
+    def opened(self) -> AbstractContextManager[Readable]:
+        """Return what reads the runs of one pass in this process; its readers may share what costs to have."""
+        return nullcontext(self)
+
     @abstractmethod
     def piece(self, start: int, stop: int) -> tuple[Readable, int]:
         """Return what holds rows ``start`` to ``stop`` and can be sent, and the place of the first in it."""
@@ -159,11 +163,12 @@ class BlockedSource(Source):
         """Return the sum of ``function(block)`` over a fixed tree, on the engine of the context."""
         engine, run = self._engine(), Run(function, block_rows)
         if isinstance(engine, LocalEngine):
+            with self.opened() as rows:
 
-            def here(bounds: tuple[int, int]) -> A:
-                return run(Piece(self, bounds[0], *bounds, self._weights(*bounds)))
+                def here(bounds: tuple[int, int]) -> A:
+                    return run(Piece(rows, bounds[0], *bounds, self._weights(*bounds)))
 
-            return fold(engine.each(here, self._runs(block_rows), alone=self.device.type != "cpu"))
+                return fold(engine.each(here, self._runs(block_rows), alone=self.device.type != "cpu"))
         if self.device.type != "cpu":
             raise EngineError(
                 f"Rows on {self.device} stay in this process: use engine('threads'), or give files that workers read."
@@ -175,14 +180,15 @@ class BlockedSource(Source):
 
         def run(bounds: tuple[int, int]) -> None:
             start, stop = bounds
-            with self.reader() as read:
+            with rows.reader() as read:
                 for at in range(start, stop, block_rows):
                     function(self._block(read, at, min(at + block_rows, stop)))
 
         engine = current_engine()
         local = engine if isinstance(engine, LocalEngine) else LocalEngine()
-        for _ in local.each(run, self._runs(block_rows), alone=self.device.type != "cpu"):
-            pass
+        with self.opened() as rows:
+            for _ in local.each(run, self._runs(block_rows), alone=self.device.type != "cpu"):
+                pass
 
     def blocks(self, block_rows: int) -> Iterator[Block]:
         """Yield the blocks in order, one at a time."""

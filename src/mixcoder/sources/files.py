@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from glob import glob, has_magic
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import accumulate
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Protocol, Self, final
 
@@ -17,12 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixcoder.errors import DataError, DataTypeError
-from mixcoder.sources.blocked import BlockedSource, Reader
+from mixcoder.errors import DataError
+from mixcoder.sources.blocked import BlockedSource, Readable, Reader
 from mixcoder.sources.npy import NpyPart, aligned_empty
-from mixcoder.sources.parquet import ParquetPart
-
-PathLikes = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 
 class PartReader(Protocol):
@@ -78,8 +74,8 @@ class Part(Protocol):
 class FileSource(BlockedSource):
     """The rows of files, one file after the other, read as often as they are needed and never kept.
 
-    Every run of blocks opens its files anew; a file that has changed since it was first opened is an error. Memory
-    is that of a block a thread (for Parquet: of a row group).
+    Every pass opens its files anew; a file that has changed since it was first opened is an error. Memory
+    is that of a block a thread (and of what a format decodes at once: a row group, a record batch, a row of chunks).
 
     Parameters
     ----------
@@ -153,6 +149,12 @@ class FileSource(BlockedSource):
         return self._reading()
 
     @contextmanager
+    def opened(self) -> Generator[Readable]:
+        """Give one reader a thread for a whole pass: runs that share a row group do not decode it each by itself."""
+        with ExitStack() as stack:
+            yield _OnePass(self, stack)
+
+    @contextmanager
     def _reading(self) -> Generator[Reader]:
         opened: list[tuple[int, PartReader]] = []
 
@@ -202,68 +204,14 @@ class FileSource(BlockedSource):
         return torch.from_numpy(values)
 
 
-_OPENERS: dict[str, Callable[[Path, Sequence[str] | None], Part]] = {
-    ".npy": lambda path, columns: NpyPart.open(path),
-    ".parquet": ParquetPart.open,
-}
+class _OnePass:
+    """The readers of one pass, one a thread, closed with the stack."""
 
+    def __init__(self, source: FileSource, stack: ExitStack) -> None:
+        self.source, self.stack, self.local = source, stack, threading.local()
 
-def open_blocks(paths: PathLikes, *, columns: Sequence[str] | None = None) -> FileSource:
-    """Return the rows of files as something to fit: they are read block by block, and never all in memory.
-
-    Parameters
-    ----------
-    paths : path, or sequence of paths
-        NPY files stored row by row, or Parquet files. A pattern (``"day-*.parquet"``) stands for the files that
-        match it, a folder for those in it, in order of name. Rows keep the order of the files.
-    columns : sequence of str, optional
-        Columns of Parquet files, in the order wanted; all by default.
-
-    Returns
-    -------
-    FileSource
-        For ``fit``, ``predict``, ``score_samples`` and ``score`` of every estimator. What is wrong with a file (not
-        there, cut off, no numbers, other columns than the first) is a :class:`~mixcoder.errors.DataError` here,
-        before the first iteration.
-
-    Examples
-    --------
-    >>> import numpy as np, tempfile, mixcoder
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> for day in range(3):
-    ...     np.save(f"{folder.name}/day-{day}.npy", np.random.default_rng(day).normal(size=(1000, 2)))
-    >>> rows = open_blocks(f"{folder.name}/day-*.npy")
-    >>> rows.n_rows, rows.n_features
-    (3000, 2)
-    >>> model = mixcoder.GaussianMixture(2, random_state=0).fit(rows)
-    >>> model.predict(rows).shape
-    (3000,)
-    >>> folder.cleanup()
-    """
-    files: list[Path] = []
-    given = [paths] if isinstance(paths, (str, PathLike)) else list(paths)
-    for entry in given:
-        name = fspath(entry)
-        if Path(name).is_dir():
-            found = sorted(path for path in Path(name).iterdir() if path.suffix.lower() in _OPENERS)
-        elif has_magic(name) and not Path(name).exists():
-            found = [Path(match) for match in sorted(glob(name, recursive=True))]
-        else:
-            found = [Path(name)]
-        if not found:
-            raise DataError(f"No file matches {name!r}; expected {' or '.join(_OPENERS)} files.")
-        files.extend(found)
-    if not files:
-        raise DataError("There are no files to open: paths is empty.")
-    parts: list[Part] = []
-    for path in files:
-        opener = _OPENERS.get(path.suffix.lower())
-        if opener is None:
-            raise DataTypeError(
-                f"{path} is neither of {', '.join(_OPENERS)}: convert it to one of them, or read it into memory and "
-                "pass the array."
-            )
-        if columns is not None and path.suffix.lower() == ".npy":
-            raise DataError(f"{path} has no named columns: leave columns out, or use Parquet files.")
-        parts.append(opener(path, columns))
-    return FileSource(parts)
+    def reader(self) -> AbstractContextManager[Reader]:
+        """Return the reader of this thread."""
+        if not hasattr(self.local, "read"):
+            self.local.read = self.stack.enter_context(self.source.reader())
+        return nullcontext(self.local.read)

@@ -10,7 +10,8 @@ from typing import Any, final
 
 import numpy as np
 
-from mixcoder.errors import DataChangedError, DataError, DataTypeError
+from mixcoder.errors import DataChangedError, DataError
+from mixcoder.sources.grouped import require_real, require_table
 
 Stamp = tuple[int, int]
 """Size in bytes and time of the last change, by which a file that has changed is known."""
@@ -25,14 +26,22 @@ def stamp_of(descriptor: int) -> Stamp:
 def open_unchanged(path: Path, stamp: Stamp, *, buffering: int = -1) -> Any:
     """Return a file opened for reading; raises a DataChangedError where it is not the one of the stamp."""
     stream = path.open("rb", buffering=buffering)
-    now = stamp_of(stream.fileno())
-    if now != stamp:
+    try:
+        require_unchanged(path, stamp, stamp_of(stream.fileno()))
+    except DataChangedError:
         stream.close()
-        raise DataChangedError(
-            f"{path} has changed since it was opened: it had {stamp[0]} bytes, it has {now[0]}. Leave files alone "
-            "while a fit reads them, and open them anew."
-        )
+        raise
     return stream
+
+
+def require_unchanged(path: Path, stamp: Stamp, now: Stamp) -> None:
+    """Raise a DataChangedError where a file is not the one of the stamp."""
+    if now != stamp:
+        size = "its content" if now[0] == stamp[0] else f"it had {stamp[0]} bytes, it has {now[0]}"
+        raise DataChangedError(
+            f"{path} has changed since it was opened: {size}. Leave files alone while a fit reads them, and open "
+            "them anew."
+        )
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -79,15 +88,13 @@ class NpyPart:
                     (2, 0): np.lib.format.read_array_header_2_0,
                 }[version]
                 shape, by_columns, stored = read(stream)
-            except (ValueError, KeyError, EOFError) as error:
-                raise DataError(f"{path} is no NPY file: {error}.") from error
+            except (
+                Exception
+            ) as error:  # the header is a Python literal: damaged, it fails in any way that literals can
+                raise DataError(f"{path} is no NPY file, or its header is damaged: {error}.") from error
             offset, stamp = stream.tell(), stamp_of(stream.fileno())
-        if stored.kind not in "fiub" or stored.itemsize > 8:
-            raise DataTypeError(
-                f"{path} holds {stored}; expected real numbers. Convert it with astype(float)."
-            )
-        if len(shape) != 2 or 0 in shape[1:]:
-            raise DataError(f"{path} has shape {shape}; expected (n_rows, n_features).")
+        require_real(str(path), stored)
+        require_table(str(path), shape)
         if by_columns and min(shape) > 1:
             raise DataError(
                 f"{path} is stored column by column, so that its rows cannot be read one after another. "
