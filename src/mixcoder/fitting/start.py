@@ -291,6 +291,8 @@ class _Race:
         else:
             flat = code.dense(log_joint.dtype).transpose(0, 1).flatten(1)
         statistics = kernel.statistics(self.expanded, flat, self.row_weights)
+        if self.pooled is not None:
+            statistics = replace(statistics, pooled=self.pooled.expand(n_starts, -1))  # type: ignore[call-arg]
         log_prior = self.problem.family.log_prior(params, statistics)
         if log_prior is not None:
             bounds = bounds + log_prior.view(n_starts, k).sum(1)
