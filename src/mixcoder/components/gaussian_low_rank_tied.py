@@ -12,8 +12,14 @@ from torch import Tensor
 
 from mixcoder._typing import Code
 from mixcoder.components.base import Kernel, PassSetting
-from mixcoder.components.gaussian import Gaussian, standard_normal, three_means
-from mixcoder.components.latent_kernel import LatentKernel, LatentMoments, RoundPlanes, regressed
+from mixcoder.components.gaussian import Gaussian, standard_normal
+from mixcoder.components.latent_kernel import (
+    LatentKernel,
+    LatentMoments,
+    RoundPlanes,
+    TiedLatentKernel,
+    regressed,
+)
 from mixcoder.components.observed import Observed
 from mixcoder.components.observed_gaussian import ObservedGaussian
 from mixcoder.components.planes import PlaneParams, Planes
@@ -83,8 +89,8 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
               \qquad t = L^{-1} U' V (x - \mu_k).
 
     The first term of |V(x - mu_k)|^2, |Vx|^2, is the same for every component: no code sees it, and its sum needs only
-    X'X, once a fit. A pass costs 4 n k d q operations and forms no d x d matrix. The M-step is one parameter-expanded EM
-    step, after which the likelihood is never lower; with C the moments about the means under the code,
+    X'X, once a fit. A pass costs 4 n k d q operations and forms no d x d matrix. The M-step is one parameter-expanded
+    EM step, after which the likelihood is never lower; with C the moments about the means under the code,
 
     .. math:: W = C_{xt} L^{-\top}, \quad LL' = C_{tt}, \qquad
               S_0 = \tfrac1N \Bigl[\sum_n x_n x_n' - \sum_k N_k (\mu_k \mu_k' + W_k W_k')\Bigr].
@@ -103,8 +109,8 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
     added_variance : float or sequence of d floats
         Added to the diagonal of S_0, in squared units of the rows. See :class:`~mixcoder.components.Gaussian`.
     shrinkage : float
-        Strength of a prior on S_0: it is given the covariance of its own rows and, for each of them, of ``shrinkage`` rows
-        more, whose covariance is that of the data, T. With N rows the bound then has the log-prior
+        Strength of a prior on S_0: it is given the covariance of its own rows and, for each of them, of ``shrinkage``
+        rows more, whose covariance is that of the data, T. With N rows the bound then has the log-prior
 
         .. math:: -\tfrac12\, \mathrm{shrinkage}\, N\, [\log |S_0| + \mathrm{tr}(S_0^{-1} T)],
 
@@ -122,8 +128,8 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
     References
     ----------
     Kalaitzis & Lawrence (2012), "Residual component analysis", section 2, for W given S_0; Ghahramani & Hinton (1996),
-    "The EM algorithm for mixtures of factor analyzers", whose shared noise is the diagonal case; Liu, Rubin & Wu (1998),
-    "Parameter expansion to accelerate EM".
+    "The EM algorithm for mixtures of factor analyzers", whose shared noise is the diagonal case; Liu, Rubin & Wu
+    (1998), "Parameter expansion to accelerate EM".
     """
 
     n_latent: int | tuple[int, ...] = field(kw_only=True)  # no default: the fields of the base have some
@@ -246,19 +252,8 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
         setting: PassSetting,
         dtype: torch.dtype,
     ) -> LatentKernel:
-        planes, pulled, means = self.planes(params), _pulled(params), params.means
-        return TiedLatentKernel(
-            self,
-            params,
-            log_weights,
-            dtype,
-            setting.workspace,
-            torch.cat([pulled, planes.axes.flatten(0, 1)]).to(dtype),
-            (planes.axes @ means[:, :, None]).flatten().to(dtype),
-            torch.zeros_like(planes.constants),
-            log_weights.to(means) - 0.5 * (planes.constants + (means * pulled).sum(1)),
-            unit=True,
-        )
+        lead = self, params, log_weights, dtype, setting.workspace
+        return TiedLatentKernel.tied(*lead, self.planes(params), _pulled(params), self.common(params))
 
     # The M-step
 
@@ -285,7 +280,9 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
             loadings, found = self._residual(statistics, means, metric), counts > EMPTY
         if not bool(found.all()):
             # A component without rows: half of the variance is on its axes in turn.
-            axes = low_rank.even_axes(0.5 * torch.maximum(overall[0].diagonal(), floor), self.n_latent, len(found))
+            axes = low_rank.even_axes(
+                0.5 * torch.maximum(overall[0].diagonal(), floor), self.n_latent, len(found)
+            )
             loadings = torch.where(found[:, None, None], loadings, axes)
         shares = groups[0] * by_group(found, pooled) / groups[0].sum(1, keepdim=True)
         scaled = (loadings * shares.flatten().sqrt()[:, None, None]).mT  # (k, q, d)
@@ -298,8 +295,8 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
     def _residual(self, statistics: Moments, means: Tensor, metric: Tensor) -> Tensor:
         """Return the loadings that scatters ask for where S_0 has the whiteners ``metric``, shape (k, d, q).
 
-        The principal axes of the whitened covariance K, less its unit noise. W W' = K R (R'KR)^-1 R'K is never more than
-        K, whatever the directions R: what is left for S_0 is a covariance.
+        The principal axes of the whitened covariance K, less its unit noise. K R (R'KR)^-1 R'K is never more than K,
+        whatever the directions R: what is left for S_0 is a covariance.
         """
         k, d = means.shape
         q = low_rank.largest_rank(self.n_latent)
@@ -366,9 +363,7 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
 
     # The rest
 
-    def sample(
-        self, params: GaussianLowRankTiedParams, index: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, params: GaussianLowRankTiedParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + W_k z + S_0^(1/2) e, z and e standard normal."""
         z = standard_normal(len(index), params.loadings, generator)
         noise = standard_normal(len(index), params.means, generator)
@@ -389,41 +384,31 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
 
     @classmethod
     def examples(cls) -> Sequence[tuple[Self, GaussianLowRankTiedParams]]:
-        """Return three lines in the plane, and lines and a plane in four dimensions."""
-        tilted = torch.tensor([[0.5, 0.2], [0.2, 0.4]], dtype=torch.float64)
-        lines = torch.tensor([[[1.6], [0.3]], [[-0.4], [1.5]], [[1.1], [-1.2]]], dtype=torch.float64)
+        """Return three lines in three dimensions, and two lines and a plane in four.
+
+        The components lie along their own axes, and there is a little of a prior: where W and S_0 can trade, or S_0 has
+        next to no variance left, an EM step moves them only as one over the number of steps.
+        """
         means = torch.tensor(
             [[0.0, 0.0, 0.0, 0.0], [4.0, 1.0, -2.0, 3.0], [-3.0, 3.0, 2.0, 1.0]], dtype=torch.float64
         )
-        planes = torch.tensor(
-            [
-                [[1.6, 0.0], [0.4, 0.0], [-0.7, 0.0], [0.3, 0.0]],
-                [[0.3, 1.2], [-1.4, 0.2], [0.6, 0.5], [0.9, -1.0]],
-                [[-0.4, 0.0], [0.6, 0.0], [1.3, 0.0], [-1.1, 0.0]],
-            ],
+        # Columns at right angles to one another
+        axes = torch.tensor(
+            [[1.5, 1.5, 1.5, 1.5], [1.5, -1.5, 1.5, -1.5], [1.5, 1.5, -1.5, -1.5], [1.5, -1.5, -1.5, 1.5]],
             dtype=torch.float64,
         )
         covariance = torch.tensor(
-            [[0.5, 0.2, 0.0, 0.1], [0.2, 0.4, -0.1, 0.0], [0.0, -0.1, 0.3, 0.1], [0.1, 0.0, 0.1, 0.4]],
+            [[0.8, 0.3, 0.0, 0.1], [0.3, 0.7, -0.2, 0.0], [0.0, -0.2, 0.6, 0.1], [0.1, 0.0, 0.1, 0.7]],
             dtype=torch.float64,
         )
+        lines = torch.tensor([[2.4, 0.8, -0.4], [-0.8, 2.2, -0.4], [0.2, 0.6, 2.4]], dtype=torch.float64)
+        planes = torch.stack([axes[:, :2], axes[:, 1:3], axes[:, 3:].expand(-1, 2)])
+        planes = planes * torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]], [[1.0, 0.0]]], dtype=torch.float64)
+        build = GaussianLowRankTiedParams.build
         return [
-            (cls(1, shrinkage=0.01), GaussianLowRankTiedParams.build(three_means(), lines, tilted)),
-            (cls((1, 2, 1), shrinkage=0.01), GaussianLowRankTiedParams.build(means, planes, covariance)),
+            (cls(1, shrinkage=0.002), build(means[:, :3], lines[:, :, None], covariance[:3, :3])),
+            (cls((1, 2, 1), shrinkage=0.002), build(means, planes, covariance)),
         ]
-
-
-@dataclass(frozen=True)
-class TiedLatentKernel(LatentKernel):
-    """The pass through latent axes that leaves |Vx|^2/2 out, which all components share."""
-
-    def row_offset(self, rows: Tensor) -> Tensor:
-        """Return -|Vx|^2/2 of each row, shape (n,), in float64."""
-        return (rows.double() @ self.params.whitener[0].T).square().sum(1).mul_(-0.5)
-
-    def offset(self, pooled: Tensor | None) -> Tensor | None:
-        """Return -|Vx|^2/2 summed over all rows, one sum a group."""
-        return None if pooled is None else (self.family.common(self.params) * pooled).sum(1)  # type: ignore[attr-defined]
 
 
 def _spread(of_groups: Tensor, n_components: int) -> Tensor:

@@ -159,9 +159,7 @@ def products_sum(x: Tensor, weights: Tensor | None = None) -> Tensor:
     return pack(x.T @ (x if weights is None else x * weights.to(x.dtype)[:, None]))[None]
 
 
-def pooled_covariance(
-    pooled: Tensor, counts: Tensor, sums: Tensor, means: Tensor
-) -> tuple[Tensor, Tensor]:
+def pooled_covariance(pooled: Tensor, counts: Tensor, sums: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     """Return the covariance of rows about the means of their components, and about the mean of all.
 
     Parameters
