@@ -135,7 +135,8 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
     n_latent: int | tuple[int, ...] = field(kw_only=True)  # no default: the fields of the base have some
     shrinkage: float = 0.0
 
-    geometry: ClassVar[str] = "affine"
+    # Whitened by the covariance of all rows, planes hide: starts in the units of the columns lead farther (measured).
+    geometry: ClassVar[str] = "units"
     max_packed: ClassVar[int] = 0
 
     def __init__(
@@ -266,6 +267,7 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
         latent = isinstance(statistics, LatentMoments)
         d = statistics.sums.shape[1] if latent else packed_features(statistics.sums.shape[1])
         low_rank.require_rank(type(self).__name__, self.n_latent, d)
+        low_rank.axis_mask(self.n_latent, len(counts))  # one rank a component, or an error
         sums = statistics.sums[:, :d]
         means = safe_means(counts, sums)
         groups = [by_group(value, pooled) for value in (counts, sums, means)]
