@@ -367,10 +367,10 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
 
     def sample(self, params: GaussianLowRankTiedParams, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return mu_k + W_k z + S_0^(1/2) e, z and e standard normal."""
-        z = standard_normal(len(index), params.loadings, generator)
-        noise = standard_normal(len(index), params.means, generator)
-        rows = low_rank.decode_latent(params.means, params.loadings, index, z)
-        return rows + noise @ torch.linalg.cholesky(params.covariance[0]).T
+        q, factor = params.loadings.shape[2], torch.linalg.cholesky(params.covariance[0])
+        normal = standard_normal(len(index), torch.cat([params.means, params.loadings[:, 0]], 1), generator)
+        rows = low_rank.decode_latent(params.means, params.loadings, index, normal[:, :q])
+        return rows + normal[:, q:] @ factor.T
 
     def n_parameters(self, params: GaussianLowRankTiedParams) -> int:
         """Return k (d + dq - q(q-1)/2) + d(d+1)/2, less what W and S_0 trade without a change of any covariance."""
