@@ -31,6 +31,7 @@ ORDER = (
     "embedding",
     "missing",
     "sensing",
+    "sensing-low-rank",
     "sensing-speed",
     "sensing-images",
 )

@@ -161,18 +161,16 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
 
     def planes(self, params: GaussianLowRankTiedParams) -> RoundPlanes:
         """Return the planes in the metric of S_0: unit noise, the axes L^-1 U'V of rows, and the constants."""
-        seen = _whitened(params)
-        _, factors = low_rank.posterior(seen, seen.new_ones(len(seen), 1))
-        metric = _spread(params.whitener, len(seen))
-        axes = torch.linalg.solve_triangular(factors, seen.mT @ metric, upper=False)
-        log_dets = factors.diagonal(dim1=1, dim2=2).log().sum(1) - log_det_whitener(metric)
+        seen, factors = _whitened(params)
+        axes = _in_rows(torch.linalg.solve_triangular(factors, seen.mT, upper=False), params.whitener)
+        log_dets = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        log_dets = log_dets - _spread(log_det_whitener(params.whitener), len(seen))
         return RoundPlanes(axes.new_ones(len(axes)), axes, 2 * log_dets + params.means.shape[1] * LOG_2PI)
 
     def projections(self, params: GaussianLowRankTiedParams) -> Tensor:
         """Return M^-1 U'V, shape (k, q, d)."""
-        seen = _whitened(params)
-        projections, _ = low_rank.posterior(seen, seen.new_ones(len(seen), 1))
-        return projections @ _spread(params.whitener, len(seen))
+        seen, factors = _whitened(params)
+        return _in_rows(torch.cholesky_solve(seen.mT, factors), params.whitener)
 
     def log_likelihood(self, params: GaussianLowRankTiedParams, x: Tensor) -> Tensor:
         """Return the log-density through the latent means of rows that are whitened once, shape (n, k)."""
@@ -180,7 +178,7 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
         rows = (x - centre.to(x.dtype)) @ whitener.to(x.dtype).T
         means = (params.means - centre) @ whitener.T
         unit = means.new_ones(len(means), 1)
-        result = low_rank.log_density(rows, means, _whitened(params), unit)
+        result = low_rank.log_density(rows, means, _whitened(params)[0], unit)
         return result.add_(float(log_det_whitener(whitener)))
 
     def width(self, n_features: int) -> int:
@@ -418,9 +416,16 @@ def _spread(of_groups: Tensor, n_components: int) -> Tensor:
     return of_groups.repeat_interleave(n_components // len(of_groups), 0)
 
 
-def _whitened(params: GaussianLowRankTiedParams) -> Tensor:
-    """Return U = VW, shape (k, d, q)."""
-    return _spread(params.whitener, len(params.means)) @ params.loadings
+def _whitened(params: GaussianLowRankTiedParams) -> tuple[Tensor, Tensor]:
+    """Return U = VW, shape (k, d, q), and the Cholesky factors of I + U'U."""
+    seen = _in_rows(params.loadings.mT, params.whitener.mT).mT
+    identity = torch.eye(seen.shape[2], dtype=seen.dtype, device=seen.device)
+    return seen, torch.linalg.cholesky(identity + seen.mT @ seen)
+
+
+def _in_rows(axes: Tensor, metric: Tensor) -> Tensor:
+    """Return the axes of each component, shape (k, q, d), times its group's matrix, shape (g, d, d)."""
+    return (by_group(axes, metric).flatten(1, 2) @ metric).view(axes.shape)
 
 
 def _pulled(params: GaussianLowRankTiedParams) -> Tensor:
