@@ -18,6 +18,7 @@ from mixcoder.components import (
     FactorAnalyzer,
     GaussianDiagonal,
     GaussianFull,
+    GaussianLowRankTied,
     GaussianSpherical,
     GaussianTied,
     GaussianTiedDiagonal,
@@ -38,6 +39,7 @@ GAUSSIAN = (
     GaussianTiedSpherical,
     PPCA,
     FactorAnalyzer,
+    GaussianLowRankTied,
 )
 DISCRETE = (Bernoulli, Poisson, Categorical)
 
@@ -66,6 +68,10 @@ def rows_of(family, params, n=40, seed=0):
 
 def soft_code(n, k, seed=1):
     return torch.softmax(2 * torch.randn(n, k, generator=torch.Generator().manual_seed(seed)).double(), 1)
+
+
+def counts_of(code):
+    return code.sum(0)[:, None, None]
 
 
 def numbers(statistics):
@@ -139,10 +145,21 @@ def test_gaussian_sums_are_expectations_over_the_conditional(family, params):
             second[j] += code[i, j] * (full[:, None] * full + spread)
     statistics = family.observe(params, rows).statistics(code)
     torch.testing.assert_close(statistics.counts, code.sum(0))
-    width = d if isinstance(family, FactorAnalyzer) else None
+    width = d if isinstance(family, FactorAnalyzer | GaussianLowRankTied) else None
     torch.testing.assert_close(statistics.sums[:, : width or d], first, rtol=1e-9, atol=1e-9)
     if isinstance(family, FactorAnalyzer):
         torch.testing.assert_close(statistics.squares, second.diagonal(dim1=1, dim2=2), rtol=1e-9, atol=1e-9)
+        return
+    if isinstance(family, GaussianLowRankTied):
+        # Sums over t = L'z, of which family.projections(params) = L^-T A gives the means.
+        axes, at = family.planes(params).axes, params.means[:, :, None]
+        away = second - first[:, :, None] @ at.mT - at @ first[:, None, :] + counts_of(code) * at @ at.mT
+        products = axes @ away @ axes.mT + counts_of(code) * torch.eye(axes.shape[1]).double()
+        cross = axes @ (second - at @ first[:, None, :])
+        torch.testing.assert_close(statistics.latent_products, products, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(statistics.cross_products, cross, rtol=1e-9, atol=1e-9)
+        packed = second.sum(0)[torch.triu_indices(d, d).unbind()]
+        torch.testing.assert_close(statistics.pooled[0], packed, rtol=1e-9, atol=1e-9)
         return
     if isinstance(family, PPCA | GaussianFull):
         packed = torch.stack([m[torch.triu_indices(d, d).unbind()] for m in second])
@@ -199,15 +216,18 @@ def test_a_maximised_bound_never_falls(family, params):
     k = params.n_components
     log_weights, reached = torch.full((k,), -math.log(k)).double(), -math.inf
     seen_variances = torch.as_tensor(np.nanvar(rows.numpy(), axis=0))
+    floors = () if isinstance(family, Bernoulli | Poisson | Categorical) else (seen_variances,)
+    centres = floors if isinstance(family, PPCA | FactorAnalyzer | GaussianLowRankTied) else ()
     for _ in range(25):
         view = family.observe(params, rows)
         log_joint = view.log_likelihood + log_weights
-        bound = float(torch.logsumexp(log_joint, 1).sum())
-        assert bound >= reached - 1e-9 * (1 + abs(reached))
-        reached = bound
         code = torch.softmax(log_joint, 1)
         statistics = view.statistics(code)
-        floors = () if isinstance(family, Bernoulli | Poisson | Categorical) else (seen_variances,)
+        log_prior = family.log_prior(params, statistics, *centres)
+        bound = float(torch.logsumexp(log_joint, 1).sum())
+        bound += 0.0 if log_prior is None else float(log_prior.sum())
+        assert bound >= reached - 1e-9 * (1 + abs(reached))
+        reached = bound
         params = family.maximize(statistics, *floors)
         log_weights = (code.sum(0) / len(rows)).log()
 

@@ -14,7 +14,7 @@ from mixcoder import (
     PPCAMixture,
     SubspaceMixture,
 )
-from mixcoder.components import PPCA, FactorAnalyzer, GaussianTiedSpherical, StudentT
+from mixcoder.components import PPCA, FactorAnalyzer, GaussianLowRankTied, GaussianTiedSpherical, StudentT
 from mixcoder.encoders import Argmax, Tempered
 
 # The checks fit a dozen rows of thirty columns: that such fits are warned of is tested in test_bad_input.py.
@@ -61,6 +61,7 @@ MIXTURES = [
     Mixture(StudentT(5.0, min_variance=1e-4), 2, temperature=0.0),
     Mixture(PPCA(1), 2),
     Mixture(FactorAnalyzer(1), 2),
+    Mixture(GaussianLowRankTied(1, min_variance=1e-4), 2),
     PPCAMixture(2, 1),
     PPCAMixture(2, 1, temperature=0.0, min_variance=0.1),
     FactorAnalyzerMixture(2, 1),

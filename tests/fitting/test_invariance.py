@@ -14,6 +14,7 @@ from mixcoder.components import (
     FactorAnalyzer,
     GaussianDiagonal,
     GaussianFull,
+    GaussianLowRankTied,
     GaussianSpherical,
     GaussianTied,
     GaussianTiedDiagonal,
@@ -212,6 +213,7 @@ def wide(n: int, d: int, k: int, seed: int) -> Tensor:
         (StudentT(), 2, 3),
         (PPCA(2), 5, 3),
         (FactorAnalyzer(2), 6, 3),
+        (GaussianLowRankTied(2), 6, 3),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
 )

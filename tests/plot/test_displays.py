@@ -164,7 +164,13 @@ def test_moments_are_those_of_the_estimator(kind):
 
 @pytest.mark.parametrize(
     "family",
-    [components.PPCA(2), components.FactorAnalyzer(2), components.StudentT(), components.GaussianFull()],
+    [
+        components.PPCA(2),
+        components.FactorAnalyzer(2),
+        components.GaussianLowRankTied(2),
+        components.StudentT(),
+        components.GaussianFull(),
+    ],
 )
 def test_densities_in_the_space_of_the_rows_are_those_of_the_model(family):
     rows = CLOUDS / [1, 1, 1000, 1]

@@ -8,6 +8,7 @@ from mixcoder.components.factor_analyzer import FactorAnalyzer
 from mixcoder.components.gaussian import Gaussian
 from mixcoder.components.gaussian_diagonal import GaussianDiagonal
 from mixcoder.components.gaussian_full import GaussianFull
+from mixcoder.components.gaussian_low_rank_tied import GaussianLowRankTied
 from mixcoder.components.gaussian_spherical import GaussianSpherical
 from mixcoder.components.gaussian_tied import GaussianTied
 from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonal
@@ -29,6 +30,7 @@ __all__ = [
     "Gaussian",
     "GaussianDiagonal",
     "GaussianFull",
+    "GaussianLowRankTied",
     "GaussianSpherical",
     "GaussianTied",
     "GaussianTiedDiagonal",

@@ -17,10 +17,11 @@ from mixcoder.ops.gaussian import (
     floor_covariances,
     log_det_whitener,
     pack,
+    pooled_covariance,
+    products_sum,
     quadratic_form,
     safe_means,
     stands_on_floor,
-    unpack,
     variance_floor,
     whitening_factors,
 )
@@ -95,8 +96,7 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
 
     def pooled(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the packed X'X, in float64."""
-        x = x.to(torch.float64)
-        return pack(x.T @ (x if weights is None else x * weights.to(x.dtype)[:, None]))[None]
+        return products_sum(x, weights)
 
     def log_likelihood(self, params: GaussianTiedParams, x: Tensor) -> Tensor:
         """Return the log-density through whitened differences, shape (n, k)."""
@@ -112,15 +112,11 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
         counts = by_group(statistics.counts, statistics.pooled)  # (g, k/g)
         sums = by_group(statistics.sums, statistics.pooled)
         means = safe_means(counts, sums)
-        total = counts.sum(1)[:, None, None]
-        scatter = unpack(statistics.pooled, means.shape[2]) / total
-        overall = sums.sum(1) / total[:, 0]
-        variances = (scatter.diagonal(dim1=1, dim2=2) - overall.square()).clamp_min(0)
-        within = scatter - means.mT @ (means * (counts / total[:, 0])[:, :, None])
-        within = 0.5 * (within + within.mT)
+        within, overall = pooled_covariance(statistics.pooled, counts, sums, means)
         if self.added_variance != 0.0:
             within.diagonal(dim1=1, dim2=2).add_(self.added(means))
-        floor = variance_floor(variances[0] if reference is None else reference, self.min_variance)
+        variances = overall[0].diagonal() if reference is None else reference
+        floor = variance_floor(variances, self.min_variance)
         return GaussianTiedParams(means.flatten(0, 1), *floor_covariances(within, floor))
 
     def spreads(self, params: GaussianTiedParams) -> Tensor:

@@ -12,6 +12,7 @@ from mixcoder._typing import Code, HardCode
 from mixcoder.components.base import Family, Kernel, PassSetting
 from mixcoder.ops.gaussian import EMPTY, safe_means
 from mixcoder.ops.products import product
+from mixcoder.ops.workspace import Workspace
 from mixcoder.statistics import Statistics
 
 # A responsibility below this changes no sum of a block beyond the rounding of its largest term.
@@ -184,6 +185,57 @@ class LatentKernel(Kernel[Any, LatentMoments]):
         found = both[:, :k], latent, torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square_()
         self.workspace.keep("latent", (self, rows, found))
         return found
+
+
+@dataclass(frozen=True)
+class TiedLatentKernel(LatentKernel):
+    """The pass of planes in one full noise S_0, whose metric V'V takes the place of 1/s^2.
+
+    What all components share of a row, -x'V'Vx/2, is left out.
+
+    Parameters
+    ----------
+    common : Tensor, shape (g, d(d+1)/2)
+        The packed -V'V/2 of each group.
+    """
+
+    common: Tensor
+
+    @classmethod
+    def tied(
+        cls,
+        family: Any,
+        params: Any,
+        log_weights: Tensor,
+        dtype: torch.dtype,
+        workspace: Workspace,
+        planes: RoundPlanes,
+        pulled: Tensor,
+        common: Tensor,
+    ) -> TiedLatentKernel:
+        """Return the pass of planes in the metric of S_0, of means that V'V has pulled, shape (k, d)."""
+        means = params.means
+        return cls(
+            family,
+            params,
+            log_weights,
+            dtype,
+            workspace,
+            torch.cat([pulled, planes.axes.flatten(0, 1)]).to(dtype),
+            (planes.axes @ means[:, :, None]).flatten().to(dtype),
+            torch.zeros_like(planes.constants),
+            log_weights.to(means) - 0.5 * (planes.constants + (means * pulled).sum(1)),
+            unit=True,
+            common=common,
+        )
+
+    def row_offset(self, rows: Tensor) -> Tensor:
+        """Return -|Vx|^2/2 of each row, shape (n,), in float64."""
+        return (rows.double() @ self.params.whitener[0].T).square().sum(1).mul_(-0.5)
+
+    def offset(self, pooled: Tensor | None) -> Tensor | None:
+        """Return -|Vx|^2/2 summed over all rows, one sum a group."""
+        return None if pooled is None else (self.common * pooled).sum(1)
 
 
 def latent_moments(

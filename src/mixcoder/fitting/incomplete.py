@@ -13,6 +13,7 @@ from mixcoder._typing import Code, HardCode
 from mixcoder.components import Gaussian
 from mixcoder.components.base import Family, Params
 from mixcoder.components.factor_analyzer import FactorAnalyzer
+from mixcoder.components.gaussian_low_rank_tied import GaussianLowRankTied
 from mixcoder.components.observed import observed_parts
 from mixcoder.components.ppca import PPCA
 from mixcoder.encoders import Encoder, Posterior
@@ -228,7 +229,7 @@ class _OfCompletedRows(_OfCompleted[R]):
 
 def _log_prior(problem: Problem, params: Params, statistics: Statistics) -> Tensor | None:
     """Return what ``_parameters`` adds to the bound for the parameters alone: a prior keeps to what was seen too."""
-    if isinstance(problem.family, PPCA | FactorAnalyzer):
+    if isinstance(problem.family, PPCA | FactorAnalyzer | GaussianLowRankTied):
         return problem.family.log_prior(params, statistics, problem.variances)  # type: ignore[arg-type]
     return problem.family.log_prior(params, statistics)
 

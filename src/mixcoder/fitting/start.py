@@ -317,6 +317,8 @@ class _Race:
         offset = kernel.offset(self.pooled)
         if offset is not None:
             bounds = bounds + offset
+        if self.pooled is not None:
+            statistics = replace(statistics, pooled=self.pooled.expand(n_starts, -1))
         log_prior = self.problem.family.log_prior(params, statistics)
         if log_prior is not None:
             bounds = bounds + log_prior.view(n_starts, k).sum(1)

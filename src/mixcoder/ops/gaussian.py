@@ -182,6 +182,35 @@ def safe_means(counts: Tensor, sums: Tensor) -> Tensor:
     return torch.where((counts <= EMPTY)[..., None], overall, means)
 
 
+def products_sum(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the packed X'X in float64, shape (1, d(d+1)/2): the sums of tied covariances that no code weighs."""
+    x = x.to(torch.float64)
+    return pack(x.T @ (x if weights is None else x * weights.to(x.dtype)[:, None]))[None]
+
+
+def pooled_covariance(pooled: Tensor, counts: Tensor, sums: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the covariance of rows about the means of their components, and about the mean of all.
+
+    Parameters
+    ----------
+    pooled : Tensor, shape (g, d(d+1)/2)
+        Sum of the packed x x'.
+    counts, sums, means : Tensor, shapes (g, k/g), (g, k/g, d) and (g, k/g, d)
+
+    Returns
+    -------
+    within, overall : Tensor, shape (g, d, d)
+        The diagonal of what is about the mean of all is not negative.
+    """
+    total = counts.sum(1)[:, None, None]
+    scatter = unpack(pooled, means.shape[2]) / total
+    mean = sums.sum(1) / total[:, 0]
+    overall = scatter - mean[:, :, None] * mean[:, None, :]
+    overall.diagonal(dim1=1, dim2=2).clamp_min_(0)
+    within = scatter - means.mT @ (means * (counts / total[:, 0])[:, :, None])
+    return 0.5 * (within + within.mT), overall
+
+
 EMPTY = 1e-10
 """Fewer rows than this are none."""
 

@@ -10,6 +10,12 @@ from torch import Tensor
 
 from mixcoder.ops.gaussian import LOG_2PI
 
+# Steps of the subspace iteration that finds the first axes of many features, and axes beyond those asked for.
+_STEPS, _SPARE = 3, 8
+
+# Up to so many features all of them are found.
+_ALL_DIRECTIONS = 160
+
 # Axes: k components, d features, q latent axes. Noise variances have shape (k, d), or (k, 1) where all
 # features share one. A component of lower rank than q has columns of zeros behind its own.
 
@@ -158,6 +164,28 @@ def leading_directions(covariances: Tensor, n_latent: int) -> tuple[Tensor, Tens
     return values, torch.where(largest < 0, -vectors, vectors)
 
 
+def strongest(covariance: Tensor, n_latent: int) -> tuple[Tensor, Tensor]:
+    """Return K R for the strongest directions R of a covariance K, shape (d, q), and their variances, shape (q,).
+
+    Of many features by subspace iteration (Halko, Martinsson & Tropp 2011, algorithm 4.4): all directions would cost
+    more than the rest of the fit.
+    """
+    d = len(covariance)
+    if d <= _ALL_DIRECTIONS:
+        values, directions = leading_directions(covariance[None], n_latent)
+        values, directions = values[0, :n_latent], directions[0]
+    else:
+        generator = torch.Generator().manual_seed(0)
+        wide = min(d, n_latent + _SPARE)
+        directions = torch.randn(d, wide, generator=generator, dtype=covariance.dtype).to(covariance.device)
+        for _ in range(_STEPS):
+            directions = torch.linalg.qr(covariance @ directions)[0]
+        values, turn = torch.linalg.eigh(directions.T @ covariance @ directions)
+        values = values.flip(0)[:n_latent]
+        directions = directions @ turn.flip(1)[:, :n_latent]
+    return covariance @ directions, values
+
+
 def left_out(
     values: Tensor,
     has_axis: Tensor,
@@ -251,6 +279,27 @@ def n_free_loadings(n_latent: int | tuple[int, ...], n_components: int, n_featur
     return sum(n_features * q - q * (q - 1) // 2 for q in ranks)
 
 
+def n_traded(ranks: Sequence[int], n_features: int) -> int:
+    r"""Return in how many directions S_0 and W_k can change while no S_0 + W_k W_k' does, for W in general position.
+
+    They are the symmetric matrices :math:`dS_0` that vanish on what is orthogonal to W_k, for each k:
+
+    .. math:: v' \, dS_0 \, v = 0 \quad \text{for all } v \text{ with } W_k'v = 0.
+
+    Each component asks for as many things as such a matrix on d - q features has entries, less those that others have
+    asked for already, where they meet. One component trades all of W, two q_1 q_2 numbers, three or more nothing where
+    d is no less than q_1 + q_2 + q_3.
+    """
+    ranks = sorted(ranks)
+    if len(ranks) > 2 and n_features >= sum(ranks[:3]):
+        return 0
+    left = _entries(n_features)
+    for place, rank in enumerate(ranks):
+        met = sum(_entries(n_features - rank - other) for other in ranks[:place])
+        left = max(0, left - max(0, _entries(n_features - rank) - met))
+    return left
+
+
 def even_axes(variances: Tensor, n_latent: int | tuple[int, ...], n_components: int) -> Tensor:
     """Return loadings that give every feature the same variances, shape (d,), by an axis in turn, shape (k, d, q)."""
     d, q = len(variances), largest_rank(n_latent)
@@ -285,3 +334,7 @@ def require_whole(n_latent: object) -> None:
                 f"n_latent must be a whole number of at least 1, or a tuple of them, one a component, got "
                 f"{n_latent!r}."
             )
+
+
+def _entries(size: int) -> int:
+    return size * (size + 1) // 2 if size > 0 else 0

@@ -163,6 +163,9 @@ def moments(model: MixtureAutoencoder) -> PlanarMixture:
             spreads = spreads[:, :, None] * np.eye(model.n_features)  # one for all features, or one each
         means = (prior.shift + prior.means).numpy(force=True)
         spreads = np.broadcast_to(spreads, (len(means), *spreads.shape[1:]))
+        if prior.loadings is not None:
+            loadings = prior.loadings.numpy(force=True)
+            spreads = spreads + loadings @ loadings.transpose(0, 2, 1)
     elif isinstance(model.family, StudentT):
         spreads = params.scale_matrices.numpy(force=True) / scale / scale[:, None]
         means = model.frame.undo(params.means).numpy(force=True)

@@ -12,10 +12,12 @@ from torch import Tensor
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components.gaussian_diagonal import GaussianDiagonalParams
 from mixcoder.components.gaussian_full import GaussianFullParams
+from mixcoder.components.gaussian_low_rank_tied import GaussianLowRankTiedParams
 from mixcoder.components.gaussian_tied import GaussianTiedParams
 from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonalParams
 from mixcoder.components.planes import PlaneParams
 from mixcoder.errors import DataError
+from mixcoder.ops import low_rank
 from mixcoder.sensing.prior import require_gaussian, spreads_of
 
 
@@ -255,6 +257,9 @@ def _marginal_params(params: Any, columns: Tensor) -> Any:
             return GaussianFullParams.build(means, params.covariances[:, columns[:, None], columns])
         case GaussianTiedParams():
             return GaussianTiedParams.build(means, params.covariance[0][columns[:, None], columns])
+        case GaussianLowRankTiedParams():
+            shared = params.covariance[0][columns[:, None], columns]
+            return GaussianLowRankTiedParams.build(means, params.loadings[:, columns], shared)
         case GaussianDiagonalParams() | GaussianTiedDiagonalParams():
             return replace(params, means=means, variances=params.variances[:, columns])
         case _:
@@ -263,6 +268,8 @@ def _marginal_params(params: Any, columns: Tensor) -> Any:
 
 def _conditional_params(params: Any, known: Tensor, rest: Tensor, x: Tensor) -> Any:
     """Return the parameters of the other features, given one row of working values, shape (1, a)."""
+    if isinstance(params, GaussianLowRankTiedParams) and len(known):
+        return _conditional_planes(params, known, rest, x)
     spreads = spreads_of(params)
     if spreads.ndim == 2 or not len(known):
         return _marginal_params(params, rest)
@@ -277,6 +284,29 @@ def _conditional_params(params: Any, known: Tensor, rest: Tensor, x: Tensor) -> 
     if isinstance(params, GaussianTiedParams):
         return GaussianTiedParams.build(means, left[0])
     return GaussianFullParams.build(means, left)
+
+
+def _conditional_planes(
+    params: GaussianLowRankTiedParams, known: Tensor, rest: Tensor, x: Tensor
+) -> GaussianLowRankTiedParams:
+    r"""Return planes in one noise, given some features: S_0 as any covariance, and what is left of the loadings.
+
+    .. math:: \tilde W = W_b - S_{ba} S_{aa}^{-1} W_a, \qquad
+              W \leftarrow \tilde W L^{-\top}, \quad LL' = I + W_a' S_{aa}^{-1} W_a
+    """
+    order, a = torch.cat([known, rest]), len(known)
+    factor = torch.linalg.cholesky(params.covariance[0][order[:, None], order])
+    apart = torch.cat(
+        [params.loadings[:, known], (x - params.means[:, known])[:, :, None]], 2
+    )  # (k, a, q + 1)
+    white = torch.linalg.solve_triangular(factor[:a, :a].expand(len(apart), a, a), apart, upper=False)
+    carried = factor[a:, :a] @ white
+    seen, residual = white[:, :, :-1], white[:, :, -1:]
+    projections, factors = low_rank.posterior(seen, seen.new_ones(len(seen), 1))
+    left = params.loadings[:, rest] - carried[:, :, :-1]
+    means = params.means[:, rest] + (carried[:, :, -1:] + left @ (projections @ residual))[:, :, 0]
+    loadings = torch.linalg.solve_triangular(factors, left.mT, upper=False).mT
+    return GaussianLowRankTiedParams.build(means, loadings, factor[a:, a:] @ factor[a:, a:].T)
 
 
 def family_of_columns(family: Any, columns: Sequence[int]) -> Any:

@@ -13,6 +13,7 @@ from mixcoder.components import FactorAnalyzer, Gaussian
 from mixcoder.components.factor_analyzer import FactorAnalyzerParams
 from mixcoder.components.gaussian_diagonal import GaussianDiagonalParams
 from mixcoder.components.gaussian_full import GaussianFullParams
+from mixcoder.components.gaussian_low_rank_tied import GaussianLowRankTiedParams
 from mixcoder.components.gaussian_spherical import GaussianSphericalParams
 from mixcoder.components.gaussian_tied import GaussianTiedParams
 from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonalParams
@@ -71,6 +72,9 @@ class GaussianPrior:
         if isinstance(params, PPCAParams | FactorAnalyzerParams):
             noise = params.noise_variances
             spreads = noise[:, None] / scale[:1].square() if noise.ndim == 1 else noise / scale.square()
+            return cls(model.log_weights, model.frame.shift, means, spreads, params.loadings / scale[:, None])
+        if isinstance(params, GaussianLowRankTiedParams):
+            spreads = params.covariance / scale / scale[:, None]
             return cls(model.log_weights, model.frame.shift, means, spreads, params.loadings / scale[:, None])
         if isinstance(params, GaussianSphericalParams | GaussianTiedSphericalParams):
             rounds = params.variances if isinstance(params, GaussianSphericalParams) else params.variance

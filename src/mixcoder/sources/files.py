@@ -88,6 +88,7 @@ class FileSource(BlockedSource):
     --------
     >>> import tempfile
     >>> import numpy as np
+    >>> from mixcoder.sources import open_blocks
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     np.save(f"{folder}/rows.npy", np.ones((3, 2)))
     ...     source = open_blocks(f"{folder}/rows.npy")

@@ -42,6 +42,14 @@ class IterableSource(BlockedSource):
     ------
     DataError
         For blocks that are no table of numbers, and for an iterator, which gives its blocks once only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mixcoder.sources import IterableSource
+    >>> source = IterableSource([np.zeros((2, 3)), np.ones((4, 3))])
+    >>> source.n_rows, source.n_features
+    (6, 3)
     """
 
     names = None
