@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 from sklearn.cluster import KMeans as Peer
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, load_wine
 
 import mixcoder
 from mixcoder import GaussianMixture, KMeans, Mixture, PPCAMixture
 from mixcoder.encoders import Annealed, Argmax, Posterior, Tempered
 
 IRIS = load_iris().data
+WINE = load_wine().data
 TRACE = ["beta", "n_components", "entropy", "free_energy", "n_steps"]
 
 
@@ -127,6 +129,28 @@ def test_single_precision_stays_single_and_agrees():
         assert single.reconstruct(x).dtype == np.float32
         assert single.history_["annealing"]["n_components"] == double.history_["annealing"]["n_components"]
         np.testing.assert_allclose(single.reconstruct(x), double.reconstruct(x), rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.DegenerateComponentWarning")
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize(("rows", "k"), [(IRIS, 8), (WINE, 6)])
+@pytest.mark.parametrize("how", [{"temperature": Annealed()}, {"init_params": "annealed"}])
+def test_single_precision_anneals_to_the_double_answer(covariance_type, rows, k, how):
+    x = rows.astype(np.float32)
+    make = partial(GaussianMixture, k, covariance_type=covariance_type, **how)
+    single, double = make().fit(x), make().fit(x.astype(np.float64))
+    assert single.means_.dtype == np.float32
+    assert single.history_["annealing"]["n_components"] == double.history_["annealing"]["n_components"]
+    np.testing.assert_allclose(single.means_, double.means_, rtol=1e-4, atol=1e-4)
+    assert single.score(x) == pytest.approx(double.score(x.astype(np.float64)), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.DegenerateComponentWarning")
+@pytest.mark.parametrize("how", [{"encoder": Annealed()}, {"init": "annealed"}])
+def test_single_precision_anneals_families_that_are_tried_as_well(how):
+    x = IRIS.astype(np.float32)
+    single, double = (Mixture("student_t", 8, **how).fit(rows) for rows in (x, x.astype(np.float64)))
+    assert single.score(x) == pytest.approx(double.score(x.astype(np.float64)), rel=1e-3)
 
 
 def test_rows_may_live_in_files(tmp_path):
