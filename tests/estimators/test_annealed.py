@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 from sklearn.cluster import KMeans as Peer
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, load_wine
+from sklearn.utils._param_validation import InvalidParameterError
 
 import mixcoder
-from mixcoder import GaussianMixture, KMeans, Mixture, PPCAMixture
+from mixcoder import BayesianGaussianMixture, GaussianMixture, KMeans, Mixture, PPCAMixture
 from mixcoder.encoders import Annealed, Argmax, Posterior, Tempered
+from mixcoder.errors import DataError, PrecisionWarning
 
 IRIS = load_iris().data
+WINE = load_wine().data
 TRACE = ["beta", "n_components", "entropy", "free_energy", "n_steps"]
 
 
@@ -127,6 +131,61 @@ def test_single_precision_stays_single_and_agrees():
         assert single.reconstruct(x).dtype == np.float32
         assert single.history_["annealing"]["n_components"] == double.history_["annealing"]["n_components"]
         np.testing.assert_allclose(single.reconstruct(x), double.reconstruct(x), rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.DegenerateComponentWarning")
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize(("rows", "k"), [(IRIS, 8), (WINE, 6)])
+@pytest.mark.parametrize("how", [{"temperature": Annealed()}, {"init_params": "annealed"}])
+def test_single_precision_anneals_to_the_double_answer(covariance_type, rows, k, how):
+    x = rows.astype(np.float32)
+    make = partial(GaussianMixture, k, covariance_type=covariance_type, **how)
+    single, double = make().fit(x), make().fit(x.astype(np.float64))
+    assert single.means_.dtype == np.float32
+    assert single.history_["annealing"]["n_components"] == double.history_["annealing"]["n_components"]
+    np.testing.assert_allclose(single.means_, double.means_, rtol=1e-4, atol=1e-4)
+    assert single.score(x) == pytest.approx(double.score(x.astype(np.float64)), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.DegenerateComponentWarning")
+@pytest.mark.parametrize("how", [{"encoder": Annealed()}, {"init": "annealed"}])
+def test_single_precision_anneals_families_that_are_tried_as_well(how):
+    x = IRIS.astype(np.float32)
+    single, double = (Mixture("student_t", 8, **how).fit(rows) for rows in (x, x.astype(np.float64)))
+    assert single.score(x) == pytest.approx(double.score(x.astype(np.float64)), rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.PrecisionWarning")
+@pytest.mark.parametrize("factor", [1e-155, 1e-160, 1e-100, 1e150])
+def test_k_means_anneals_in_any_units(factor, tmp_path):
+    """In units whose squares no float holds the clusters are those of every other unit, as from other starts."""
+    plain, far = (KMeans(3, init="annealed").fit(rows) for rows in (IRIS, IRIS * factor))
+    np.testing.assert_allclose(far.cluster_centers_ / factor, plain.cluster_centers_, rtol=1e-9)
+    assert (far.labels_ == plain.labels_).all()
+    trace = far.history_["annealing"]
+    assert trace["n_components"] == plain.history_["annealing"]["n_components"]
+    assert not np.isnan([trace["beta"], trace["free_energy"]]).any()
+    far.save(tmp_path / "model")
+    assert mixcoder.load(tmp_path / "model").history_ == far.history_
+
+
+def test_an_annealed_k_means_warns_of_tiny_rows():
+    with pytest.warns(PrecisionWarning, match="underflows"):
+        KMeans(3, init="annealed").fit(IRIS * 1e-155)
+
+
+@pytest.mark.filterwarnings("ignore::mixcoder.errors.PrecisionWarning")
+@pytest.mark.parametrize("schedule", [Annealed(start=1.0), Annealed(betas=(1.0, 2.0, math.inf))])
+def test_a_schedule_in_units_far_from_the_rows_is_refused(schedule):
+    with pytest.raises(DataError, match="leave start and betas out"):
+        KMeans(3, init=schedule).fit(IRIS * 1e-165)
+
+
+def test_variational_bayes_takes_no_schedule():
+    with pytest.raises(InvalidParameterError, match=r"'temperature' parameter .* must be a float"):
+        BayesianGaussianMixture(3, temperature=Annealed()).fit(IRIS)
+    with pytest.raises(InvalidParameterError, match="init_params"):
+        BayesianGaussianMixture(3, init_params="annealed").fit(IRIS)
 
 
 def test_rows_may_live_in_files(tmp_path):

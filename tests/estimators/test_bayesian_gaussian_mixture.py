@@ -709,3 +709,27 @@ def test_expected_log_weights_are_those_of_scipy():
     np.testing.assert_allclose(
         sticks.expected_log_weights(sticks.posterior(counts), 1.0), expected, rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("distance", "precision"), [(1e9, None), (1e12, None), (1e200, None), (1e5, 1e6)])
+def test_a_prior_mean_beyond_the_digits_of_the_rows_is_refused(kind, distance, precision):
+    model = BayesianGaussianMixture(
+        2, covariance_type=kind, mean_prior=np.full(4, distance), mean_precision_prior=precision
+    )
+    with pytest.raises(DataError, match=r"mean_prior is .* standard deviations from the mean of the rows"):
+        model.fit(IRIS)
+    assert not hasattr(model, "model_")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_far_prior_mean_costs_what_its_distance_says(kind):
+    """With one component a tenfold distance divides each determinant's one direction, or all of them, by a hundred."""
+    bounds = [
+        BayesianGaussianMixture(1, covariance_type=kind, mean_prior=IRIS.mean(0) + far).fit(IRIS).lower_bound_
+        for far in (1e3, 1e4, 1e5)
+    ]
+    n_directions = 1 if kind in ("full", "tied") else 4
+    degrees = 4 + len(IRIS)
+    cost = 0.5 * degrees * n_directions * np.log(100)
+    np.testing.assert_allclose(-np.diff(bounds), cost, rtol=1e-4)

@@ -138,6 +138,37 @@ def test_the_evidence_finds_the_number_of_components():
     np.testing.assert_allclose(average.weights, softmax(np.array(evidence) + modes), rtol=1e-8, atol=1e-200)
     with pytest.raises(ValueError, match="GaussianMixture has no evidence"):
         ModelAverage.from_evidence([GaussianMixture(2, random_state=0).fit(X)])
+    with pytest.raises(ValueError, match="has no evidence"):
+        ModelAverage.from_evidence([mixture.BayesianGaussianMixture(n_components=2, random_state=0).fit(X)])
+
+
+@pytest.mark.parametrize("name", ["temperature", "posterior_temperature"])
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_bound_at_another_temperature_is_no_evidence(name, value):
+    model = BayesianGaussianMixture(2, random_state=0, **{name: value}).fit(TRAIN)
+    model.set_params(**{name: 1.0})  # what counts is how it was fitted
+    good = BayesianGaussianMixture(2, random_state=0).fit(TRAIN)
+    with pytest.raises(ValueError, match=rf"{name}={value:g}.*fit it with {name}=1, or use from_rows"):
+        ModelAverage.from_evidence([good, model])
+
+
+@pytest.mark.parametrize("kind", ["dirichlet_process", "dirichlet_distribution"])
+def test_evidence_is_of_the_same_number_of_rows(kind):
+    def fitted(k, rows, weights=None, **more):
+        model = BayesianGaussianMixture(k, weight_concentration_prior_type=kind, random_state=0, **more)
+        return model.fit(rows, sample_weight=weights)
+
+    first = fitted(1, TRAIN)
+    for other in (fitted(2, TRAIN[1:]), fitted(2, TRAIN, np.full(len(TRAIN), 2.0))):
+        with pytest.raises(ValueError, match="different numbers of rows"):
+            ModelAverage.from_evidence([first, other])
+    same = [
+        fitted(3, TRAIN, mean_precision_prior=100.0),
+        fitted(2, TRAIN.astype(np.float32)),
+        fitted(2, TRAIN[:45].repeat(2, 0)),  # how many is all that a fit remembers of its rows
+        fitted(2, TRAIN[:45], np.full(45, 2.0)),
+    ]
+    assert ModelAverage.from_evidence([first, *same]).weights.sum() == pytest.approx(1.0)
 
 
 def test_the_average_is_a_density_that_can_be_drawn_from():

@@ -108,10 +108,14 @@ class Annealed(Encoder):
         return self if self.stop is not None or self.betas is not None else replace(self, stop=beta)
 
     def scaled(self, factor: float) -> Annealed:
-        """Return the schedule with every beta multiplied, as for energies in another unit."""
+        """Return the schedule with every finite beta multiplied, as for energies in another unit."""
+
+        def times(beta: float) -> float:
+            return beta if math.isinf(beta) else beta * factor
+
         if self.betas is not None:
-            return replace(self, betas=tuple(beta * factor for beta in self.betas))
-        start, stop = (None if beta is None else beta * factor for beta in (self.start, self.stop))
+            return replace(self, betas=tuple(map(times, self.betas)))
+        start, stop = (None if beta is None else times(beta) for beta in (self.start, self.stop))
         return replace(self, start=start, stop=stop)
 
     def rising_from(self, first: float) -> Iterator[float]:

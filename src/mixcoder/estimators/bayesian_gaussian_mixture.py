@@ -54,6 +54,10 @@ _BLOCK = 1 << 12
 # Sums of weights between which prior and rows can be added without losing one or the other to rounding.
 _FEWEST_ROWS, _MOST_ROWS = 1e-3, 1e13
 
+# Squared standard deviations between rows and the prior of the mean, times its precision in rows, that a scatter may
+# hold beside the rows' own: rounding then takes no more than 1e-4 of a variance.
+_MOST_SQUARED_DISTANCE = 1e12
+
 
 class _NotOffered:
     """An attribute of the base class that has no meaning here: asking for it says why."""
@@ -103,7 +107,8 @@ class BayesianGaussianMixture(GaussianEstimator):
     mean_precision_prior : float > 0, optional
         beta_0, how many rows the prior of a mean counts for; default 1.
     mean_prior : array-like, shape (n_features,), optional
-        Default: the mean of the rows.
+        Default: the mean of the rows. As many standard deviations away from it as cost the covariances their digits,
+        1e6 / sqrt(mean_precision_prior), it is refused with a DataError.
     degrees_of_freedom_prior : float > n_features - 1, optional
         Default n_features.
     covariance_prior : array-like or float, optional
@@ -121,7 +126,7 @@ class BayesianGaussianMixture(GaussianEstimator):
     verbose, verbose_interval : int
     temperature : float, default=1.0
         Of the codes: 1 is variational Bayes, 0 hard codes, else softargmax(1/temperature) of the expected
-        log-joint.
+        log-joint. A number: a schedule :class:`mixcoder.encoders.Annealed` is for the other mixtures.
     acceleration : {"auto", "squarem", "none"}, default="auto"
         "auto" accelerates unless a start is given.
     on_interrupt : {"raise", "keep"}, default="raise"
@@ -191,6 +196,8 @@ class BayesianGaussianMixture(GaussianEstimator):
         "degrees_of_freedom_prior": [None, Number(Real, 0.0, math.inf, closed="neither")],
         "covariance_prior": [None, "array-like", Number(Real, 0.0, math.inf, closed="neither")],
         "precision_prior_type": [StrOptions({"wishart", "gamma"})],
+        # No schedule: annealing splits components of plain parameters, and knows no posterior of them.
+        "temperature": [Number(Real, 0.0, math.inf, closed="left")],
         "posterior_temperature": [Number(Real, 0.0, 1.0, closed="both")],
     }
     _parameter_constraints.pop("step_exponent")
@@ -306,6 +313,7 @@ class BayesianGaussianMixture(GaussianEstimator):
                 raise ValueError(
                     f"The parameter 'mean_prior' should have the shape of {(d,)}, but got {tuple(given.shape)}"
                 )
+            _check_distance(given, mean, problem.frame, self.mean_precision_prior)
             mean = problem.frame.apply(given[None])[0]
         if self.covariance_prior is not None:
             shape = _ONE_COVARIANCE[kind]
@@ -494,6 +502,29 @@ class BayesianGaussianMixture(GaussianEstimator):
 
     def _coding_log_weights(self, model: MixtureAutoencoder) -> Tensor:
         return mean_weights(self._concentrations).log().to(model.device)
+
+
+def _check_distance(given: Tensor, mean: Tensor, frame: Frame, precision: float | None) -> None:
+    """Raise a DataError where the prior of the mean is so far from the rows that their spread is lost beside it.
+
+    Parameters
+    ----------
+    given : Tensor, shape (d,)
+        Prior of the mean, in the units of the rows.
+    mean : Tensor, shape (d,)
+        Mean of the rows, in working units.
+    precision : float, optional
+        In rows; one by default.
+    """
+    distance = float(torch.linalg.vector_norm(frame.apply(given[None])[0] - mean))
+    rows = 1.0 if precision is None else float(precision)
+    most = math.sqrt(_MOST_SQUARED_DISTANCE / rows)
+    if not distance <= most:
+        raise DataError(
+            f"mean_prior is {distance:.3g} standard deviations from the mean of the rows, with the precision of "
+            f"{rows:.3g} rows: no digit of the rows' own covariances is safe beside that. Give a mean_prior in the "
+            f"units of the rows, at most {most:.3g} standard deviations away, or a smaller mean_precision_prior."
+        )
 
 
 def _unit_of_scatter(covariance_type: str, frame: Frame) -> Tensor:

@@ -17,12 +17,16 @@ from torch import Tensor
 
 from mixcoder.errors import DataError
 from mixcoder.estimators._validation import as_tensor, like_input, numbers_of
+from mixcoder.estimators.bayesian_gaussian_mixture import BayesianGaussianMixture
 from mixcoder.fitting.acceleration import Leap
 from mixcoder.statistics import Statistics
 
 # Stacking ends when no weights at all can raise the mean log-density by more than this, in nats a row.
 _GAP = 1e-10
 _MAX_LEAPS = 10_000
+
+# Share of the rows by which codes in single precision may miscount them.
+_COUNTING = 1e-6
 
 _CRITERIA = ("stacking", "likelihood", "bic", "aic")
 
@@ -162,7 +166,14 @@ class ModelAverage:
         .. math:: \log p(X|m) \approx F_m + \log \frac{K!}{(K - K_+)!}
 
         The second term, for Dirichlet weights, counts the equal optima that permutations of the K_+ components in
-        use make. The models must have been fitted to the same rows.
+        use make. The models must have been fitted to the same rows, at temperature 1 of codes and posterior: at another
+        the bound is none on the evidence.
+
+        Raises
+        ------
+        ValueError
+            A model is no BayesianGaussianMixture, has another temperature, or was fitted to more or fewer rows, weights
+            included, than the first.
 
         References
         ----------
@@ -171,14 +182,12 @@ class ModelAverage:
         models = _checked(models)
         evidence: list[float] = []
         for model in models:
-            if not hasattr(model, "mean_precision_") or not hasattr(model, "lower_bound_"):
-                raise ValueError(
-                    f"{type(model).__name__} has no evidence: fit a BayesianGaussianMixture, or use from_rows."
-                )
+            _require_evidence(model)
             k, used = model.n_components, model.n_effective_components_
             exchangeable = not isinstance(model.weight_concentration_, tuple)
             modes = math.lgamma(k + 1) - math.lgamma(k - used + 1) if exchangeable else 0.0
             evidence.append(model.lower_bound_ + modes)
+        _require_same_rows(models)
         return cls(models, evidence, prior=prior)
 
     @property
@@ -341,6 +350,40 @@ def _checked(models: Sequence[Any]) -> tuple[Any, ...]:
     if len(widths) > 1:
         raise ValueError(f"The models were fitted to different numbers of features: {sorted(widths)}.")
     return models
+
+
+def _require_evidence(model: Any) -> None:
+    """Raise a ValueError where the bound of a model is none on the evidence."""
+    if not isinstance(model, BayesianGaussianMixture):
+        raise ValueError(
+            f"{type(model).__name__} has no evidence: fit mixcoder.BayesianGaussianMixture, or use from_rows."
+        )
+    # Those of the fit: the parameters may have been set to others since.
+    temperatures = {
+        "temperature": 1.0 / model.model_.encoder.beta,
+        "posterior_temperature": model._posterior_temperature,
+    }
+    for name, value in temperatures.items():
+        if value != 1.0:
+            raise ValueError(
+                f"A model was fitted with {name}={value:g}, whose lower bound is none on the evidence: fit it with "
+                f"{name}=1, or use from_rows."
+            )
+
+
+def _require_same_rows(models: Sequence[Any]) -> None:
+    """Raise a ValueError where models have seen different numbers of rows, which are what q counts beyond its prior."""
+    counts: list[float] = []
+    slack = 0.0
+    for model in models:
+        prior = len(model._mean_precisions) * model.mean_precision_prior_
+        counts.append(float(model._mean_precisions.sum()) - prior)
+        slack = max(slack, _COUNTING * counts[-1] + 16 * torch.finfo(torch.float64).eps * prior)
+    if max(counts) - min(counts) > slack:
+        raise ValueError(
+            f"The models were fitted to different numbers of rows, weights included: {[round(n, 3) for n in counts]}. "
+            "Evidence compares models of the same rows: fit all to the same, or use from_rows."
+        )
 
 
 def _log_densities(models: Sequence[Any], X: Any) -> Tensor:

@@ -62,7 +62,7 @@ class Bath:
     problem : Problem
         Of the rows of the sample in working coordinates, with free weights.
     rows : Tensor, shape (m, d)
-        In working coordinates, in the dtype of the fit.
+        In working coordinates, float64 whatever the dtype of the fit, as everywhere in the search for a start.
     view : Tensor, shape (m, e)
         The rows where principal axes are taken.
     weights : Tensor, shape (m,)
@@ -90,8 +90,6 @@ class Bath:
             view = problem.family.seeding_view(
                 rows
             )  # in working units, as the variances of round components are
-        dtype = problem.source.dtype
-        rows, view = rows.to(dtype), view.to(dtype)
         even = bool((weights == weights[0]).all())
         given = {entry.name: getattr(problem, entry.name) for entry in fields(Problem)}
         given |= {

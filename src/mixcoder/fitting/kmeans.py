@@ -13,6 +13,7 @@ from mixcoder.components import GaussianTiedSpherical
 from mixcoder.components.gaussian_tied_spherical import GaussianTiedSphericalParams
 from mixcoder.encoders import Annealed, Argmax
 from mixcoder.engines import current_engine
+from mixcoder.errors import DataError
 from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
 from mixcoder.fitting.annealing import AnnealingTrace, anneal
 from mixcoder.fitting.em import Problem
@@ -132,17 +133,44 @@ def annealed_centres(
     Rose (1998), equations 6, 8 and 21, with one sign for all that rises.
     """
     scale = float(problem.frame.scale[0])
-    unit = 0.5 * scale * scale  # log p = -|z - a|^2 / 2 + c, and z = scale x
+
+    # log p = -|z - a|^2 / 2 + c, and z = scale x. The square of scale alone may be beyond all floats.
+    def in_squared_units(value: float) -> float:
+        return value / scale / (0.5 * scale)
+
     constant = problem.frame.log_scale - 0.5 * problem.source.n_features * LOG_2PI
-    mix, trace = anneal(problem, n_clusters, schedule.scaled(1.0 / unit), generator)
+    mix, trace = anneal(problem, n_clusters, _in_working_units(schedule, scale), generator)
     trace = replace(
         trace,
-        beta=[beta * unit for beta in trace.beta],
-        free_energy=[(energy - constant) / unit for energy in trace.free_energy],
+        beta=[beta * scale * (0.5 * scale) for beta in trace.beta],
+        free_energy=[in_squared_units(energy - constant) for energy in trace.free_energy],
     )
     params = mix.params
     assert isinstance(params, GaussianTiedSphericalParams)
     return _settled(problem, params.means, generator), trace
+
+
+def _in_working_units(schedule: Annealed, scale: float) -> Annealed:
+    """Return a schedule for half the squared distances of rows that are ``scale`` times those it is for.
+
+    Raises
+    ------
+    DataError
+        If a beta is no positive number there: it has nothing to do with the spread of the rows.
+    """
+    given = schedule.betas or (schedule.start, schedule.stop)
+    for beta in given:
+        if (
+            beta is not None
+            and not math.isinf(beta)
+            and not 0 < beta * (1.0 / scale) * (2.0 / scale) < math.inf
+        ):
+            raise DataError(
+                f"beta={beta:g} of the schedule is in one over squared units of the rows, whose spread is near "
+                f"{1.0 / scale:.1e}: a temperature so far from theirs splits nothing. Rescale the rows, or leave "
+                "start and betas out."
+            )
+    return schedule.scaled(1.0 / scale).scaled(2.0 / scale)
 
 
 def random_centres(problem: Problem, n_clusters: int, generator: torch.Generator) -> Tensor:
