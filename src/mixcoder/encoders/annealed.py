@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Self, final
+from typing import Any, Self, final
 
 from torch import Tensor
 
@@ -82,9 +82,10 @@ class Annealed(Encoder):
             return
         if self.start is not None or self.stop is not None:
             raise ValueError("Give either betas or start and stop, not both.")
-        if isinstance(self.betas, str) or not isinstance(self.betas, Iterable):
-            raise TypeError(f"betas must be a sequence of numbers, got {self.betas!r}.")
-        object.__setattr__(self, "betas", tuple(real_number("every beta", beta) for beta in self.betas))
+        betas: Any = self.betas
+        if isinstance(betas, str) or not isinstance(betas, Iterable):
+            raise TypeError(f"betas must be a sequence of numbers, got {betas!r}.")
+        object.__setattr__(self, "betas", tuple(real_number("every beta", beta) for beta in betas))
         rising = all(a < b for a, b in zip(self.betas, self.betas[1:], strict=False))
         if not (self.betas and rising and self.betas[0] > 0 and not math.isinf(self.betas[0])):
             raise ValueError(
