@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import mixcoder
 from mixcoder import EmbeddedMixture, GaussianMixture
 from mixcoder.components import PPCA, GaussianTiedSpherical
-from mixcoder.errors import MissingCodeWarning
+from mixcoder.errors import DataError, MissingCodeWarning
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::mixcoder.errors.OverfitWarning"),
@@ -226,10 +226,26 @@ def test_settings_that_make_no_sense_are_refused(rows, settings, message):
 @pytest.mark.parametrize(
     "settings", [{}, {"prior": 0.0, "absorber": 1.0}, {"kernel": "sphere"}, {"kernel": "distance"}]
 )
-def test_anchors_that_coincide_give_a_finite_fit(rows, settings):
-    model = fitted(rows, anchors_init=np.zeros((6, 2)), max_iter=5, **settings)
-    assert np.isfinite(model.embedding_).all()
-    assert np.isfinite(model.anchors_).all()
+def test_anchors_that_coincide_are_refused_by_number(rows, settings):
+    zero = np.zeros((6, 2))
+    with pytest.raises(DataError, match=r"coincide \(0 and 1, 0 and 2, .*, \.\.\.: .*leave out anchors_init"):
+        fitted(rows, anchors_init=zero, max_iter=5, **settings)
+    near = np.random.default_rng(3).standard_normal((6, 2))
+    near[4] = near[1] + 1e-6
+    with pytest.raises(DataError, match=r"coincide \(1 and 4: less than 0\.01 apart"):
+        fitted(rows, anchors_init=near, max_iter=5, **settings)
+
+
+@pytest.mark.parametrize("beta", [0.25, 1.0, 100.0])
+def test_anchors_in_a_small_heap_leave_it_where_those_in_one_place_would_not(beta):
+    """What is refused is a saddle: all anchors in one place are stationary, with every code at the origin."""
+    X, heap = load_iris().data, np.random.default_rng(0).standard_normal((3, 2)) / np.sqrt(beta)
+    with pytest.raises(DataError, match="0 and 1, 0 and 2, 1 and 2"):
+        EmbeddedMixture(anchors_init=1e-4 * heap, beta=beta, random_state=0).fit(X)
+    free = EmbeddedMixture(beta=beta, random_state=0).fit(X)
+    model = EmbeddedMixture(anchors_init=0.02 * heap, beta=beta, random_state=0).fit(X)
+    assert np.abs(model.embedding_).max() > 0.1 * np.abs(free.embedding_).max()
+    assert model.lower_bound_ > free.lower_bound_ - 0.1
 
 
 def test_a_failed_fit_leaves_the_estimator_as_it_was(rows):

@@ -6,13 +6,16 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
+from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mixcoder
 from mixcoder import GaussianMixture
-from mixcoder.errors import UnknownModelError
+from mixcoder.errors import DataError, UnknownModelError
 from mixcoder.estimators import ParametricEmbedding
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -170,3 +173,95 @@ def test_hard_probabilities_and_equal_columns_stay_finite():
         fitted = ParametricEmbedding().fit(X)
         assert np.isfinite(fitted.embedding_).all()
         assert np.isfinite(fitted.anchors_).all()
+
+
+# What a model may give
+
+
+class Given:
+    """A model whose ``predict_proba`` returns what it was told to."""
+
+    def __init__(self, returned):
+        self.returned = returned
+
+    def predict_proba(self, X):
+        return self.returned
+
+
+IRIS = load_iris().data
+THIRDS = np.full((150, 3), 1 / 3)
+
+
+def with_row(*row):
+    wrong = THIRDS.copy()
+    wrong[7] = row
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (with_row(np.nan, 0.5, 0.5), "row 7 has entries from nan to nan"),
+        (with_row(np.inf, 0.0, 0.0), "row 7 has entries from 0 to inf"),
+        (with_row(0.0, 0.0, 0.0), "row 7 has .* a sum of 0"),
+        (with_row(-0.5, 0.75, 0.75), "row 7 has entries from -0.5 to 0.75"),
+        (with_row(0.5, 0.3, 0.1), "row 7 has .* a sum of 0.9"),
+        (30 * THIRDS, "row 0 has entries from 10 to 10"),
+        (np.log(THIRDS), "row 0 has entries from -1.099"),
+        (THIRDS[:, 0], r"returned shape \(150,\)"),
+        (THIRDS[:, :, None], r"returned shape \(150, 3, 1\)"),
+        (THIRDS[:-1], r"returned shape \(149, 3\)"),
+        (THIRDS[:, :0], r"returned shape \(150, 0\)"),
+        (torch.ones(150), r"returned shape \(150,\)"),
+        (None, "returned a NoneType of dtype object"),
+        (THIRDS.astype(str), "returned a ndarray of dtype <U"),
+        (THIRDS + 0j, "dtype complex128"),
+        (torch.ones(150, 1) + 0j, "dtype torch.complex64"),
+        ([[0.5, 0.5], [1.0]], "returned a list that is no array"),
+    ],
+)
+@pytest.mark.parametrize(
+    "wrapped", [Given, lambda returned: FrozenEstimator(Given(returned))], ids=["bare", "frozen"]
+)
+def test_what_is_no_table_of_probabilities_is_refused_with_the_name_of_the_model(returned, told, wrapped):
+    with pytest.raises(DataError, match=rf"^Given\.predict_proba\(X\).*{told}") as caught:
+        ParametricEmbedding(model=wrapped(returned)).fit(IRIS)
+    assert "expected probabilities of shape (150, n_classes), whose rows sum to one" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        THIRDS.astype(np.float16),
+        THIRDS.astype(np.longdouble),
+        np.eye(3, dtype=int)[np.arange(150) % 3],
+        THIRDS.tolist(),
+        torch.from_numpy(THIRDS),
+        with_row(-1e-9, 0.5, 0.5 + 1e-9),
+        THIRDS[:, :1] * 3,
+    ],
+)
+def test_probabilities_of_any_kind_and_rounding_give_a_finite_map(returned):
+    fitted = ParametricEmbedding(model=Given(returned)).fit(IRIS)
+    assert np.isfinite(fitted.embedding_).all()
+    assert np.isfinite(fitted.transform(IRIS)).all()
+
+
+def test_a_model_fitted_again_with_other_classes_is_told_from_the_one_mapped():
+    model = GaussianMixture(3, random_state=0).fit(IRIS)
+    fitted = ParametricEmbedding(model=model).fit(IRIS)
+    before = fitted.transform(IRIS)
+    model.set_params(n_components=2).fit(IRIS)
+    for ask in (fitted.transform, fitted.embedding_map):
+        with pytest.raises(DataError, match=r"GaussianMixture\..* returned 2 classes, but .* fitted with 3"):
+            ask(IRIS)
+    model.set_params(n_components=3).fit(IRIS)
+    np.testing.assert_allclose(fitted.transform(IRIS), before, atol=1e-6)
+
+
+def test_a_clone_keeps_the_fit_of_a_frozen_model_alone():
+    model = GaussianMixture(3, random_state=0).fit(IRIS)
+    fitted = clone(ParametricEmbedding(model=FrozenEstimator(model))).fit(IRIS)
+    np.testing.assert_array_equal(fitted.embedding_, ParametricEmbedding(model=model).fit(IRIS).embedding_)
+    with pytest.raises(NotFittedError):
+        clone(ParametricEmbedding(model=model)).fit(IRIS)

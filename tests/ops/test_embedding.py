@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from mixcoder.ops.embedding import (
+    DistanceKernel,
     EmbeddingKernel,
+    SphereKernel,
     code_exists,
     encode_embedded,
     encode_exact,
@@ -444,3 +446,14 @@ def test_the_curvature_in_the_anchors_is_that_of_codes_that_follow_them(kernel, 
         torch.testing.assert_close(
             kernel.anchor_gradient(codes, w, a, ones), kernel.anchor_gradient(codes, w, a)
         )
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS.values(), DistanceKernel(prior=0.1), SphereKernel()])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_log_likelihood_that_is_no_number_is_refused_and_an_impossible_component_is_not(kernel, value):
+    h, w = normal(6, 3, seed=80), normal(3, 2, seed=81)
+    h[0, 1] = h[5] = -math.inf
+    assert bool(encode_exact(h, w, kernel).codes.isfinite().all())
+    h[4, 2] = value
+    with pytest.raises(ValueError, match=f"below infinity, but row 4 contains {value}"):
+        encode_exact(h, w, kernel)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Self, final
+from typing import Any, Self, final
 
 from torch import Tensor
 
+from mixcoder._numbers import positive_number, real_number
 from mixcoder._typing import Code
 from mixcoder.encoders.argmax import Argmax
 from mixcoder.encoders.base import Encoder
@@ -68,21 +69,23 @@ class Annealed(Encoder):
     tol: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.start is not None and not (0 < self.start < math.inf):
-            raise ValueError(f"start must be a positive, finite number, got {self.start!r}.")
-        if self.stop is not None and not self.stop > 0:
-            raise ValueError(f"stop must be a positive number or inf, got {self.stop!r}.")
+        if self.start is not None:
+            positive_number("start", self.start)
+        if self.stop is not None:
+            positive_number("stop", self.stop, or_inf=True)
         if self.start is not None and self.stop is not None and self.start > self.stop:
             raise ValueError(f"start={self.start!r} is beyond stop={self.stop!r}; beta rises.")
-        if not (1 < self.ratio < math.inf):
+        if not (1 < real_number("ratio", self.ratio) < math.inf):
             raise ValueError(f"ratio must be a finite number above 1, got {self.ratio!r}.")
-        if not (0 < self.tol < math.inf):
-            raise ValueError(f"tol must be a positive, finite number, got {self.tol!r}.")
+        positive_number("tol", self.tol)
         if self.betas is None:
             return
         if self.start is not None or self.stop is not None:
             raise ValueError("Give either betas or start and stop, not both.")
-        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
+        betas: Any = self.betas
+        if isinstance(betas, str) or not isinstance(betas, Iterable):
+            raise TypeError(f"betas must be a sequence of numbers, got {betas!r}.")
+        object.__setattr__(self, "betas", tuple(real_number("every beta", beta) for beta in betas))
         rising = all(a < b for a, b in zip(self.betas, self.betas[1:], strict=False))
         if not (self.betas and rising and self.betas[0] > 0 and not math.isinf(self.betas[0])):
             raise ValueError(

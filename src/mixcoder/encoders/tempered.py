@@ -9,6 +9,7 @@ from typing import Self, final
 
 from torch import Tensor
 
+from mixcoder._numbers import positive_number, real_number
 from mixcoder._typing import Code
 from mixcoder.encoders.base import Encoder
 from mixcoder.encoders.posterior import dense
@@ -52,12 +53,11 @@ class Tempered(Encoder):
     rate: float = 1.2
 
     def __post_init__(self) -> None:
-        for name, value in (("beta", self.beta), ("target_beta", self.target_beta)):
-            if value is not None and not (0 < value < math.inf):
-                raise ValueError(
-                    f"{name} must be a positive, finite number, got {value!r}; use Argmax() for beta = inf."
-                )
-        if not (1 < self.rate < math.inf):
+        hint = "; use Argmax() for beta = inf"
+        positive_number("beta", self.beta, hint=hint)
+        if self.target_beta is not None:
+            positive_number("target_beta", self.target_beta, hint=hint)
+        if not (1 < real_number("rate", self.rate) < math.inf):
             raise ValueError(f"rate must be a finite number above 1, got {self.rate!r}.")
 
     def encode(self, log_joint: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ from mixcoder.estimators._tables import checked_table
 from mixcoder.fitting.scan import Range
 from mixcoder.sources import Block, Source, TensorSource
 
+# How far the entries of a code may sum from one: the rounding of float16.
+SIMPLEX_TOLERANCE = 1e-3
+
 
 class Number(Interval):
     """An interval of numbers that holds no boolean, though Python counts True as 1."""
@@ -309,6 +312,7 @@ def _rows_of_tensor(estimator: Any, x: Tensor, *, reset: bool, min_rows: int) ->
 
 
 __all__ = [
+    "SIMPLEX_TOLERANCE",
     "Number",
     "as_tensor",
     "check_domain",

@@ -39,6 +39,7 @@ from mixcoder.estimators._callbacks import CallbackSupportMixin, IterationTask
 from mixcoder.estimators._checkpoint import Checkpoint
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import (
+    SIMPLEX_TOLERANCE,
     check_domain,
     label_of,
     like_input,
@@ -60,9 +61,6 @@ from mixcoder.sources import DaskSource, FileSource, IterableSource, Source, Ten
 
 # Beyond this many standard deviations from zero, float32 has fewer than two digits left for the data.
 _FLOAT32_OFFSET = 1e5
-
-# How far the entries of a code may sum from one: the rounding of float16.
-_SIMPLEX_TOLERANCE = 1e-3
 
 _BLOCK = 1 << 14
 
@@ -299,7 +297,7 @@ class AutoencoderEstimator(
                 f"code has shape {tuple(values.shape)}, expected (n_samples, {k}) responsibilities or "
                 "(n_samples,) component numbers."
             )
-        off = ((values.sum(1) - 1).abs() > _SIMPLEX_TOLERANCE) | (values < -_SIMPLEX_TOLERANCE).any(1)
+        off = ((values.sum(1) - 1).abs() > SIMPLEX_TOLERANCE) | (values < -SIMPLEX_TOLERANCE).any(1)
         if bool(off.any()):
             row = int(torch.nonzero(off)[0, 0])
             raise DataError(

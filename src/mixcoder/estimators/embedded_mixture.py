@@ -34,6 +34,9 @@ _BLOCK_NUMBERS = 1 << 18
 
 _NAMED_ROWS = 5
 
+# Distance of first anchors, in widths of the kernel, below which the gain of a step is lost in any usual tol.
+_LEAST_APART = 1e-2
+
 
 class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
     r"""A mixture whose codes are points v of R^E, among anchors w of the components.
@@ -61,7 +64,8 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
     absorber, alpha, beta : float, default=0, 0, 1
         lambda, alpha and beta. Without prior and absorber the code of a row may not exist: see ``code_exists_``.
     anchors_init : array-like, shape (n_components, n_axes), optional
-        First anchors, instead of those of the map that copies the posteriors of the first components.
+        First anchors, instead of those of the map that copies the posteriors of the first components. No two may
+        coincide: there the objective hardly tells their components apart, and a fit ends where it began.
     tol : float, default=1e-3
         Gain in nats per row below which to stop.
     max_iter : int, default=100
@@ -180,6 +184,8 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
         if anchors is None:
             anchors = joint.start(params, log_weights, int(self.n_axes))
         kernel.require_identified(anchors)
+        if self.anchors_init is not None:
+            _require_apart(anchors, float(self.beta))
         found = joint.fit(params, anchors, tol=float(self.tol), max_iter=int(self.max_iter))
         history = History(bound=found.history)
         result = FitResult(
@@ -435,3 +441,18 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
 
         self._each(model, source, write)
         return EmbeddedCodes(codes, numbers[0], numbers[1], steps, exists), numbers[2]
+
+
+def _require_apart(anchors: Tensor, beta: float) -> None:
+    """Refuse first anchors that (all but) coincide: all in one place are stationary, and two hardly part."""
+    apart = torch.cdist(anchors, anchors, compute_mode="donot_use_mm_for_euclid_dist")
+    least = _LEAST_APART / math.sqrt(beta)
+    pairs = torch.nonzero((apart < least).triu(1)).tolist()
+    if pairs:
+        named = ", ".join(f"{one} and {other}" for one, other in pairs[:_NAMED_ROWS])
+        more = ", ..." if len(pairs) > _NAMED_ROWS else ""
+        raise DataError(
+            f"anchors_init has anchors that coincide ({named}{more}: less than {least:.2g} apart), from where a fit "
+            f"does not tell their components apart. Place all anchors about 1 / sqrt(beta) = {1 / math.sqrt(beta):.2g} "
+            "or more from each other, or leave out anchors_init."
+        )

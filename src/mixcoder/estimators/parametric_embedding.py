@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mixcoder.estimators._callbacks import all_or_nothing
 from mixcoder.estimators._embedding import KERNEL_CONSTRAINTS, EmbeddingMap, kernel_of
-from mixcoder.estimators._validation import Number, as_tensor, like_input, require_finite, rows_of
+from mixcoder.estimators._probabilities import probabilities_of
+from mixcoder.estimators._validation import Number, like_input, require_finite, rows_of
 from mixcoder.estimators.base import few_threads
 from mixcoder.fitting.anchors import AnchorFit, TargetsOf, first_anchors, fit_anchors, principal_axes
 from mixcoder.fitting.scan import scan_range
@@ -54,7 +55,9 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Axes of the map.
     model : estimator with ``predict_proba``, optional
         A fitted mixture or classifier: X are then its rows. Without it X are log-probabilities of the components, of
-        shape (n_samples, n_classes), up to a constant of each row.
+        shape (n_samples, n_classes), up to a constant of each row. The model is used as it is, never fitted; but
+        ``sklearn.base.clone``, as in cross-validation, makes it an unfitted copy, whose ``predict_proba`` then fails:
+        wrap it in :class:`sklearn.frozen.FrozenEstimator`, which a clone leaves fitted.
     kernel : {"squared", "distance", "sphere"}, default="squared"
         Of squared distances as above, of distances, or of squared distances to codes on the unit sphere. The last two
         are not concave in the codes: they give a local maximum, and take more steps.
@@ -95,6 +98,17 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     >>> map_ = ParametricEmbedding().fit(np.log(probabilities))
     >>> map_.embedding_.shape, map_.anchors_.shape
     ((3, 2), (3, 2))
+
+    The map of a fitted model, frozen so that a clone keeps its fit:
+
+    >>> from sklearn.base import clone
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from mixcoder import GaussianMixture
+    >>> X = load_iris().data
+    >>> model = FrozenEstimator(GaussianMixture(3, random_state=0).fit(X))
+    >>> clone(ParametricEmbedding(model=model)).fit(X).anchors_.shape
+    (3, 2)
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -137,6 +151,11 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         X : array-like, shape (n_samples, n_features)
             Log-probabilities of the components, or rows of ``model``.
         y : ignored
+
+        Raises
+        ------
+        DataError
+            If X is not finite, or the model's ``predict_proba`` gives no probabilities of its rows.
         """
         with all_or_nothing(self), few_threads(X):
             return self._fit(X)
@@ -231,13 +250,13 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         require_finite(self, source, scan_range(source))
         if self.model is None:
             return source
-        probabilities = as_tensor(self.model.predict_proba(X))
-        return TensorSource(probabilities.to(x.device))
+        n_classes = None if reset else int(self.anchors_.shape[0])
+        return TensorSource(probabilities_of(self.model, X, len(x), n_classes).to(x.device))
 
     def _targets_of(self, block: Block) -> Tensor:
         if self.model is None:
             return block.x.double().softmax(dim=1)
-        probabilities = block.x.double()
+        probabilities = block.x.double().clamp_min(0)  # below zero by rounding alone
         return probabilities / probabilities.sum(dim=1, keepdim=True)
 
     def _placed(self, source: Source, anchors: Tensor, kernel: CodeKernel) -> EmbeddedCodes:

@@ -161,7 +161,8 @@ def encode_exact(
     Raises
     ------
     ValueError
-        As for :func:`encode_embedded`.
+        If a log-likelihood is NaN or +inf, or the anchors leave the codes undetermined as in :func:`encode_embedded`.
+        -inf is fine: a component that cannot generate the row.
 
     Examples
     --------
@@ -173,6 +174,7 @@ def encode_exact(
     >>> encode_exact(one, anchors, EmbeddingKernel(absorber=1.0, alpha=1.0)).codes
     tensor([[0.1353]], dtype=torch.float64)
     """
+    _require_log_likelihood(log_likelihood)
     kernel.require_identified(anchors)
     corners = kernel.corners(anchors) if corners is None else corners
     outlook = kernel.exact_outlook(log_likelihood, anchors)
@@ -238,3 +240,15 @@ def _require_simplex(targets: Tensor) -> None:
                 f"Expected targets on the simplex, but row {row} has least entry {float(least[row]):g} and sum "
                 f"{float(totals[row]):g}: divide each row of non-negative weights by its sum."
             )
+
+
+def _require_log_likelihood(log_likelihood: Tensor) -> None:
+    # One pass that keeps nothing: the largest entry of a row is NaN or +inf where any is.
+    largest = log_likelihood.amax(dim=1)
+    wrong = ~(largest < torch.inf)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0, 0])
+        raise ValueError(
+            f"Expected log-likelihoods below infinity, but row {row} contains {float(largest[row]):g}: check the "
+            "parameters and rows that they were made of; -inf is fine where a component cannot generate the row."
+        )
