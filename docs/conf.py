@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+os.environ["MIXCODER_DOCS"] = str(HERE.resolve())  # pages run in folders of their own
 sys.path.insert(0, str(HERE / "_extensions"))
 # Cells run in processes of their own, which inherit this. One thread gives the same digits on every machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,6 +46,7 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
 nb_execution_mode = "force"
+nb_execution_in_temp = True  # what pages write stays out of the checkout
 nb_execution_raise_on_error = (
     False  # a cell that fails is a warning with its trace: under -W an error, and every page is tried
 )
