@@ -88,9 +88,10 @@ class GaussianLowRankTied(Planes[GaussianLowRankTiedParams], Gaussian[GaussianLo
     .. math:: -2 \log p(x|k) = |V(x - \mu_k)|^2 - |t|^2 + \log|LL'| + \log|S_0| + d \log 2\pi,
               \qquad t = L^{-1} U' V (x - \mu_k).
 
-    The first term of :math:`|V(x - \mu_k)|^2`, :math:`|Vx|^2`, is the same for every component: no code sees it, and its
-    sum needs only X'X, once a fit. A pass costs 4 n k d q operations and forms no d x d matrix. The M-step is one parameter-expanded
-    EM step, after which the likelihood is never lower; with C the moments about the means under the code,
+    The first term of :math:`|V(x - \mu_k)|^2`, :math:`|Vx|^2`, is the same for every component: no code sees it, and
+    its sum needs only X'X, once a fit. A pass costs 4 n k d q operations and forms no d x d matrix. The M-step is one
+    parameter-expanded EM step, after which the likelihood is never lower; with C the moments about the means under
+    the code,
 
     .. math:: W = C_{xt} L^{-\top}, \quad LL' = C_{tt}, \qquad
               S_0 = \tfrac1N \Bigl[\sum_n x_n x_n' - \sum_k N_k (\mu_k \mu_k' + W_k W_k')\Bigr].
