@@ -69,7 +69,7 @@ def every_family():
 def test_every_family(elsewhere, family, params):
     generator = torch.Generator().manual_seed(3)
     x = family.sample(params, torch.arange(9000) % params.n_components, generator).double()
-    make = lambda: mixcoder.Mixture(family, 2, random_state=0, max_iter=4, tol=0)  # noqa: E731
+    make = lambda: mixcoder.Mixture(family, params.n_components, random_state=0, max_iter=4, tol=0)  # noqa: E731
     here = fitted(make, x)
     with elsewhere():
         there = fitted(make, x)
@@ -156,7 +156,7 @@ def with_gaps(x, share=0.2):
 def test_every_family_with_missing_entries(elsewhere, family, params):
     generator = torch.Generator().manual_seed(3)
     x = with_gaps(family.sample(params, torch.arange(1200) % params.n_components, generator).double())
-    make = lambda: mixcoder.Mixture(family, 2, random_state=0, max_iter=3, tol=0)  # noqa: E731
+    make = lambda: mixcoder.Mixture(family, params.n_components, random_state=0, max_iter=3, tol=0)  # noqa: E731
     here = fitted(make, x)
     with elsewhere():
         require_same(here, fitted(make, x))
