@@ -210,7 +210,7 @@ def _others(columns: Tensor, n_features: int) -> Tensor:
 def _require_covariances(model: MixtureAutoencoder) -> None:
     """Raise a TypeError where the mixture of some columns is not of the family of the model."""
     require_gaussian(model)
-    if isinstance(model.params, PlaneParams):
+    if isinstance(model.params, PlaneParams) and not isinstance(model.params, GaussianLowRankTiedParams):
         raise TypeError(
             f"Some columns of a {type(model.family).__name__} mixture are of another family. Ask about them by rows "
             "with NaN in the other columns: score_samples, predict_proba, impute and sample_missing take them."
