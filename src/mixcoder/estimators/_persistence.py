@@ -16,6 +16,8 @@ from mixcoder import modelfile
 from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family, Params
+from mixcoder.components.gaussian_low_rank_tied import GaussianLowRankTied
+from mixcoder.components.latent_kernel import LatentMoments
 from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import CorruptModelError, UnknownModelError
 from mixcoder.ops.frame import Frame
@@ -450,8 +452,10 @@ def _example_params(family: Any) -> Any:
 
 
 def _example_sums(family: Any, n_features: int) -> Any:
-    """Return sums of the class that a family has."""
+    """Return sums of the class that a family has; only the class and its fields count."""
     row = torch.ones(1, n_features, dtype=torch.float64)
+    if isinstance(family, GaussianLowRankTied):  # without parameters, as below, its sums are of another class
+        return LatentMoments(*[row] * len(fields(LatentMoments)))
     return family.statistics(None, row, HardCode(torch.zeros(1, dtype=torch.int64), 1))
 
 
