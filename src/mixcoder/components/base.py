@@ -201,13 +201,14 @@ class Family(ABC, Generic[P, S]):
         del x, weights
         return None
 
-    def log_prior(self, params: P, statistics: S) -> Tensor | None:
+    def log_prior(self, params: P, statistics: S, reference: Tensor | None = None) -> Tensor | None:
         """Return what ``maximize`` adds to the bound for the parameters alone, shape (k,), in the unit of the sums.
 
         ``None`` where it is nothing. It may depend on sums that no code changes: the weight of the rows, their
-        variance.
+        variance; where entries are missing and no sum is free of the code, ``reference`` is the variance of what was
+        seen, shape (d,).
         """
-        del params, statistics
+        del params, statistics, reference
         return None
 
     def collapsed(self, params: P, variances: Tensor) -> Tensor | None:

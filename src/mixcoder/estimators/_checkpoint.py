@@ -305,19 +305,26 @@ def _unpacked(file: modelfile.ModelFile, problem: Problem, encoder: Encoder) -> 
         for name, (shape, strides, offset) in told["layout"].items()
     }
     an_example = problem.example(persistence._example_params(family))
-    sums_example = persistence._example_sums(family, problem.source.n_features)
 
-    def unpack(example: Any, packed: Any, name: str) -> Any:
-        return None if packed is None else persistence._unpack_tensors(example, packed, name, tensors)
+    def params_of(packed: Any, name: str) -> Any:
+        return persistence._unpack_tensors(an_example, packed, name, tensors)
+
+    params = params_of(told["params"], "params")
+
+    def sums_of(packed: Any, name: str) -> Any:
+        if packed is None:
+            return None
+        n_features = problem.source.n_features
+        return persistence._unpack_sums(family, params, n_features, packed, name, tensors)
 
     best, found = None, told["best_result"]
     if found is not None:
-        params = unpack(an_example, found["params"], "result.params")
-        model = problem.model(params, tensors["result.log_weights"], encoder.at(found["encoded_at"]))
+        fitted = params_of(found["params"], "result.params")
+        model = problem.model(fitted, tensors["result.log_weights"], encoder.at(found["encoded_at"]))
         best = FitResult(
             # Those of a posterior were made to sum to one, which once more may change their last bit.
             replace(model, log_weights=tensors["result.log_weights"]),
-            params,
+            fitted,
             found["bound"],
             found["converged"],
             found["reason"],
@@ -325,18 +332,18 @@ def _unpacked(file: modelfile.ModelFile, problem: Problem, encoder: Encoder) -> 
             History(**found["history"]),
             tuple(found["refilled"]),
             tuple(found["dropped"]),
-            unpack(sums_example, found["statistics"], "result.statistics"),
+            sums_of(found["statistics"], "result.statistics"),
             encoded_at=found["encoded_at"],
         )
     progress = Progress(
-        unpack(an_example, told["params"], "params"),
+        params,
         tensors["log_weights"],
         told["iteration"],
         told["previous"],
-        (told["bound"], unpack(an_example, told["best"], "best.params"), tensors["best.log_weights"]),
-        tuple(unpack(sums_example, packed, f"recent.{i}") for i, packed in enumerate(told["recent"])),
+        (told["bound"], params_of(told["best"], "best.params"), tensors["best.log_weights"]),
+        tuple(sums_of(packed, f"recent.{i}") for i, packed in enumerate(told["recent"])),
         told["longest"],
-        unpack(sums_example, told["last"], "last"),
+        sums_of(told["last"], "last"),
         History(**told["history"]),
         dict(told["refills"]),
         tuple(told["dropped"]),

@@ -141,9 +141,11 @@ def projected(model: MixtureAutoencoder, x: Tensor, rule: str) -> Tensor:
     """
     if rule not in ("posterior", "nearest"):
         raise ValueError(f"rule must be 'posterior' or 'nearest', got {rule!r}.")
-    component = model.assign(x)
-    rows = _whole_rows(model, x, component)
+    # What a missing entry is taken for depends on the component, by either rule.
+    component = model.assign(x) if rule == "posterior" or bool(x.isnan().any()) else None
+    rows = model.frame.apply(x.double()) if component is None else _whole_rows(model, x, component)
     if rule == "posterior":
+        assert component is not None
         for k in torch.unique(component).tolist():
             chosen = component == k
             rows[chosen] = _on_plane(model, rows[chosen], k)

@@ -16,8 +16,6 @@ from mixcoder import modelfile
 from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family, Params
-from mixcoder.components.gaussian_low_rank_tied import GaussianLowRankTied
-from mixcoder.components.latent_kernel import LatentMoments
 from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import CorruptModelError, UnknownModelError
 from mixcoder.ops.frame import Frame
@@ -287,8 +285,9 @@ def _rebuild(cls: type[Any], file: modelfile.ModelFile) -> Any:
     if file.kind in _SUMS:
         estimator._sums = None
         if metadata["sums"] is not None:
-            example = _example_sums(family, model.n_features)
-            estimator._sums = _unpack_tensors(example, metadata["sums"], "sums", arrays)
+            estimator._sums = _unpack_sums(
+                family, model.params, model.n_features, metadata["sums"], "sums", arrays
+            )
             if estimator._sums.counts.shape != model.log_weights.shape:
                 raise ValueError("the numbers of components disagree")
     for name in _STATE[file.kind]:
@@ -451,12 +450,26 @@ def _example_params(family: Any) -> Any:
     return replace(example, parts=tuple(_example_params(part) for part, _ in family.parts))
 
 
-def _example_sums(family: Any, n_features: int) -> Any:
-    """Return sums of the class that a family has; only the class and its fields count."""
-    row = torch.ones(1, n_features, dtype=torch.float64)
-    if isinstance(family, GaussianLowRankTied):  # without parameters, as below, its sums are of another class
-        return LatentMoments(*[row] * len(fields(LatentMoments)))
-    return family.statistics(None, row, HardCode(torch.zeros(1, dtype=torch.int64), 1))
+def _unpack_sums(
+    family: Any,
+    params: Params,
+    n_features: int,
+    packed: Mapping[str, Any],
+    prefix: str,
+    arrays: Mapping[str, Tensor],
+) -> Any:
+    """Return sums of the class of the family's that has the packed fields.
+
+    Those of a first M-step, without parameters, may be of another class than those of later ones.
+    """
+    device = next(iter(arrays.values())).device
+    row = torch.ones(1, n_features, dtype=torch.float64, device=device)
+    code = HardCode(torch.zeros(1, dtype=torch.int64, device=device), params.n_components)
+    for known in (None, params):
+        example = family.statistics(known, row, code)
+        if {entry.name for entry in fields(example)} == packed.keys():
+            return _unpack_tensors(example, packed, prefix, arrays)
+    raise ValueError(f"{prefix} are no sums of {type(family).__name__}")
 
 
 __all__ = ["load", "save"]

@@ -8,7 +8,8 @@ import threading
 import time
 import warnings
 from abc import abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
 from numbers import Integral
@@ -35,7 +36,7 @@ from mixcoder.errors import (
     OverfitWarning,
     PrecisionWarning,
 )
-from mixcoder.estimators._callbacks import CallbackSupportMixin, IterationTask
+from mixcoder.estimators._callbacks import CallbackSupportMixin, IterationTask, all_or_nothing
 from mixcoder.estimators._checkpoint import Checkpoint
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import (
@@ -391,6 +392,16 @@ class AutoencoderEstimator(
                 PrecisionWarning,
                 stacklevel=5,
             )
+
+    @contextmanager
+    def _fitting(self, X: Any, checkpoint: Any, every: float, *, resume: bool) -> Generator[Any]:
+        """Change the estimator by a fit as a whole or not at all; yields the rows, wherever they are."""
+        with all_or_nothing(self):
+            X = rows_anywhere(X)
+            with few_threads(X):
+                self._checkpoint = Checkpoint.at(checkpoint, every, resume=resume)
+                yield X
+            self.__dict__.pop("_checkpoint", None)
 
     def _generator(self) -> torch.Generator:
         """Return randomness of the parameter ``random_state``, which a checkpoint may keep."""

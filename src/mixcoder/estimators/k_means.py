@@ -21,7 +21,7 @@ from mixcoder.components import GaussianTiedSpherical
 from mixcoder.encoders import Annealed, Argmax
 from mixcoder.errors import DataError, DataTypeError
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
-from mixcoder.estimators._checkpoint import Checkpoint, checkpointed
+from mixcoder.estimators._checkpoint import checkpointed
 from mixcoder.estimators._exchange import codebook_of
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
@@ -194,12 +194,8 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         self
             If anything fails, the estimator is left exactly as it was.
         """
-        with all_or_nothing(self):
-            X = rows_anywhere(X)
-            with few_threads(X):
-                self._checkpoint = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
-                self._fit(X, y, sample_weight)
-            self.__dict__.pop("_checkpoint", None)
+        with self._fitting(X, checkpoint, checkpoint_every, resume=resume) as rows:
+            self._fit(rows, y, sample_weight)
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:

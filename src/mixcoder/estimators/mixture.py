@@ -29,7 +29,7 @@ from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
 from mixcoder.errors import DataError
 from mixcoder.estimators._annealing import Annealing, schedule_of
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
-from mixcoder.estimators._checkpoint import Checkpoint, checkpointed
+from mixcoder.estimators._checkpoint import checkpointed
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
@@ -233,18 +233,13 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         ----------
         Ghahramani & Jordan (1994), "Supervised learning from incomplete data via an EM approach".
         """
-        with all_or_nothing(self):
-            X = rows_anywhere(X)
-            with few_threads(X):
-                kept = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
-                if not isinstance(self.n_components, str):
-                    self._checkpoint = kept
-                    self._fit(X, y, sample_weight)
-                elif kept is None:
-                    self._fit_auto(X, y, sample_weight)
-                else:
-                    raise ValueError("A checkpoint is of one fit: give n_components a number, not 'auto'.")
-            self.__dict__.pop("_checkpoint", None)
+        with self._fitting(X, checkpoint, checkpoint_every, resume=resume) as rows:
+            if not isinstance(self.n_components, str):
+                self._fit(rows, y, sample_weight)
+            elif self._checkpoint is None:
+                self._fit_auto(rows, y, sample_weight)
+            else:
+                raise ValueError("A checkpoint is of one fit: give n_components a number, not 'auto'.")
         return self
 
     def _fit_auto(self, X: Any, y: Any, sample_weight: Any) -> None:

@@ -16,12 +16,11 @@ from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Subspace
 from mixcoder.encoders import Argmax
 from mixcoder.errors import DataError
-from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
-from mixcoder.estimators._checkpoint import Checkpoint, checkpointed
-from mixcoder.estimators._lazy import lazily, rows_anywhere
+from mixcoder.estimators._callbacks import IterationTask, with_callbacks
+from mixcoder.estimators._checkpoint import checkpointed
+from mixcoder.estimators._lazy import lazily
 from mixcoder.estimators._linear_codes import LinearCodes, projected
 from mixcoder.estimators._validation import Number, like_input, weights_of
-from mixcoder.estimators.base import few_threads
 from mixcoder.estimators.k_means import ClusterSums
 from mixcoder.estimators.linear_mixtures import N_LATENT, family_ranks, ranks_of
 from mixcoder.estimators.mixture import code_start
@@ -173,12 +172,8 @@ class SubspaceMixture(LinearCodes):
         self
             If anything fails, the estimator is left exactly as it was.
         """
-        with all_or_nothing(self):
-            X = rows_anywhere(X)
-            with few_threads(X):
-                self._checkpoint = Checkpoint.at(checkpoint, checkpoint_every, resume=resume)
-                self._fit(X, y, sample_weight)
-            self.__dict__.pop("_checkpoint", None)
+        with self._fitting(X, checkpoint, checkpoint_every, resume=resume) as rows:
+            self._fit(rows, y, sample_weight)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:

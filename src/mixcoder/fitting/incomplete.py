@@ -13,9 +13,7 @@ from mixcoder._typing import Code, HardCode
 from mixcoder.components import Gaussian
 from mixcoder.components.base import Family, Params
 from mixcoder.components.factor_analyzer import FactorAnalyzer
-from mixcoder.components.gaussian_low_rank_tied import GaussianLowRankTied
 from mixcoder.components.observed import observed_parts
-from mixcoder.components.ppca import PPCA
 from mixcoder.encoders import Encoder, Posterior
 from mixcoder.fitting.em import Problem, Totals
 from mixcoder.ops.frame import Frame
@@ -106,7 +104,7 @@ class IncompleteProblem(Problem):
         n_rows = max(_MIN_BLOCK, min(_MAX_BLOCK, -(-self.source.n_rows // _BLOCKS)))
         work = _Pass(self.family, params, log_weights, self.frame, encoder)
         totals = self.source.map_reduce(work, n_rows)
-        log_prior = _log_prior(self, params, totals.statistics)
+        log_prior = self.family.log_prior(params, totals.statistics, self.variances)
         return totals if log_prior is None else replace(totals, bound=totals.bound + log_prior.sum())
 
     def parameters(self, statistics: Statistics) -> Params:
@@ -225,13 +223,6 @@ class _OfCompletedRows(_OfCompleted[R]):
     def of_rows(self, start: int, stop: int) -> _OfCompleted[R]:
         assert isinstance(self.function, RowFunction)
         return _OfCompleted(self.function.of_rows(start, stop), self.completion)
-
-
-def _log_prior(problem: Problem, params: Params, statistics: Statistics) -> Tensor | None:
-    """Return what ``_parameters`` adds to the bound for the parameters alone: a prior keeps to what was seen too."""
-    if isinstance(problem.family, PPCA | FactorAnalyzer | GaussianLowRankTied):
-        return problem.family.log_prior(params, statistics, problem.variances)  # type: ignore[arg-type]
-    return problem.family.log_prior(params, statistics)
 
 
 @final
