@@ -237,19 +237,47 @@ def test_bad_input_is_named():
             ask([[1.0, np.nan]])
 
 
-def test_low_rank_mixtures_say_that_some_columns_are_asked_for_by_nan():
-    # The columns of loadings are orthogonal and fewer than the features: not so of some of their rows.
-    x = np.random.default_rng(0).standard_normal((60, 4))
-    planes = mixcoder.PPCAMixture(2, 2, random_state=0).fit(x)
-    for ask in (lambda: planes.marginal([0, 1]), lambda: planes.condition([0], [1.0])):
-        with pytest.raises(TypeError, match=r"columns of a PPCA mixture are of another family.*NaN"):
-            ask()
-    half = x.copy()
-    half[:, 2:] = np.nan
+PLANES = {
+    "ppca": lambda: mixcoder.PPCAMixture(2, 2, random_state=0),
+    "ppca, a rank each, one noise": lambda: mixcoder.PPCAMixture(2, (1, 2), noise="shared", random_state=0),
+    "factor analyzer": lambda: mixcoder.FactorAnalyzerMixture(2, 2, random_state=0),
+}
+
+
+@pytest.mark.parametrize("name", PLANES)
+def test_planes_are_closed_under_marginals_and_conditionals(name, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((90, 3)) @ rng.standard_normal((3, D)) + 0.3 * rng.standard_normal((90, D))
+    planes = PLANES[name]().fit(x * [1, 10, 0.1, 2, 1] + [100, 0, 5, -7, 0])
+    rows = planes.sample(6)[0]
+    noise = planes.noise_variances_
     spreads = planes.loadings_ @ planes.loadings_.transpose(0, 2, 1)
-    spreads += planes.noise_variances_[:, None, None] * np.eye(4)
-    expected = [
-        np.log(w) + multivariate_normal(m[:2], s[:2, :2]).logpdf(x[:, :2])
-        for w, m, s in zip(planes.weights_, planes.means_, spreads, strict=True)
-    ]
-    np.testing.assert_allclose(planes.score_samples(half), logsumexp(expected, axis=0), rtol=1e-10)
+    spreads = spreads + (noise if noise.ndim == 2 else noise[:, None])[:, :, None] * np.eye(D)
+    dense = list(zip(planes.weights_, planes.means_, spreads, strict=True))
+    known, rest = [4, 1], [0, 2, 3]
+    part = planes.marginal(rest)
+    expected = [logsumexp(log_density(dense, row, rest)) for row in rows]
+    np.testing.assert_allclose(part.score_samples(rows[:, rest]), expected, rtol=1e-9)
+    holes = rows.copy()
+    holes[:, known] = np.nan
+    np.testing.assert_allclose(planes.score_samples(holes), expected, rtol=1e-9)
+    for row in rows:
+        given = planes.condition(known, row[known])
+        weights, means, covariances = conditioned(dense, row, known, rest)
+        np.testing.assert_allclose(given.weights_, weights, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(given.means_, means, rtol=1e-8)
+        parts = zip(weights, means, covariances, strict=True)
+        value = logsumexp([np.log(w) + multivariate_normal(m, c).logpdf(row[rest]) for w, m, c in parts])
+        assert given.score_samples(row[None, rest])[0] == pytest.approx(value, rel=1e-8)
+        gram = given.loadings_.transpose(0, 2, 1) @ given.loadings_
+        if "ppca" in name:  # its loadings are principal axes, falling
+            lengths = np.diagonal(gram, axis1=1, axis2=2)
+            np.testing.assert_allclose(gram, lengths[:, None] * np.eye(2), atol=1e-9 * lengths.max())
+            assert (np.diff(lengths, axis=1) <= 1e-12).all()
+    part.save(tmp_path / "part.mixcoder")
+    np.testing.assert_array_equal(
+        mixcoder.load(tmp_path / "part.mixcoder").score_samples(rows[:, rest]),
+        part.score_samples(rows[:, rest]),
+    )
+    with pytest.raises(ValueError, match="more features than latent axes"):
+        planes.marginal([0, 1])

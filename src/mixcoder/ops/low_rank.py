@@ -153,6 +153,13 @@ def principal_axes(
     return vectors * signal.sqrt()[:, None, :], noise
 
 
+def orthogonal(loadings: Tensor) -> Tensor:
+    """Return loadings of the same W W' with orthogonal columns by falling length, shape (k, d, q)."""
+    axes, sizes, _ = torch.linalg.svd(loadings, full_matrices=False)
+    found = axes * sizes[:, None]
+    return torch.nn.functional.pad(found, (0, loadings.shape[2] - found.shape[2]))
+
+
 def leading_directions(covariances: Tensor, n_latent: int) -> tuple[Tensor, Tensor]:
     """Return all eigenvalues, falling, shape (k, d), and the first eigenvectors, shape (k, d, q).
 

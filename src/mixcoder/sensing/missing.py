@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder
+from mixcoder.components.factor_analyzer import FactorAnalyzer, FactorAnalyzerParams
 from mixcoder.components.gaussian_diagonal import GaussianDiagonalParams
 from mixcoder.components.gaussian_full import GaussianFullParams
 from mixcoder.components.gaussian_low_rank_tied import GaussianLowRankTiedParams
 from mixcoder.components.gaussian_tied import GaussianTiedParams
 from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonalParams
-from mixcoder.components.planes import PlaneParams
+from mixcoder.components.ppca import PPCAParams
 from mixcoder.errors import DataError
 from mixcoder.ops import low_rank
 from mixcoder.sensing.prior import require_gaussian, spreads_of
@@ -26,19 +27,19 @@ def marginal(model: MixtureAutoencoder, columns: Sequence[int]) -> MixtureAutoen
 
     .. math:: p(x_a) = \sum_k \pi_k\, N(x_a;\ \mu_{k,a}, \Sigma_{k,aa})
 
-    It has the family of the model: all Gaussian families are closed under this, but for those of low rank.
+    It has the family of the model: all Gaussian families, those of low rank too, are closed under this.
 
     Parameters
     ----------
     model : MixtureAutoencoder
-        Of any Gaussian family that is not of low rank.
+        Of any Gaussian family.
     columns : sequence of int
-        Features to keep, distinct, in 0..d-1; at least one.
+        Features to keep, distinct, in 0..d-1; at least one, and of a low rank family more than its latent axes.
 
     Raises
     ------
     ValueError
-        If a column is out of range or named twice, or none is left.
+        If a column is out of range or named twice, or none is left, or too few for planes.
     TypeError
         If the components are not Gaussian.
 
@@ -49,7 +50,7 @@ def marginal(model: MixtureAutoencoder, columns: Sequence[int]) -> MixtureAutoen
     >>> marginal(mixture.model_, [1]).n_features
     1
     """
-    _require_covariances(model)
+    _require_closed(model)
     kept = checked_columns(model, columns)
     if not len(kept):
         raise ValueError("A marginal needs at least one column, got none; name the columns to keep.")
@@ -80,7 +81,7 @@ def condition(model: MixtureAutoencoder, columns: Sequence[int], values: Tensor)
     DataError
         If there is not one finite value a column.
     ValueError
-        If a column is out of range or named twice, or none would be left.
+        If a column is out of range or named twice, or none would be left, or too few for planes.
     TypeError
         If the components are not Gaussian.
 
@@ -96,7 +97,7 @@ def condition(model: MixtureAutoencoder, columns: Sequence[int], values: Tensor)
     >>> known.prototypes()
     tensor([[1.]], dtype=torch.float64)
     """
-    _require_covariances(model)
+    _require_closed(model)
     known = checked_columns(model, columns)
     if len(known) == model.n_features:
         raise ValueError(
@@ -207,14 +208,10 @@ def _others(columns: Tensor, n_features: int) -> Tensor:
     return left.nonzero()[:, 0]
 
 
-def _require_covariances(model: MixtureAutoencoder) -> None:
+def _require_closed(model: MixtureAutoencoder) -> None:
     """Raise a TypeError where the mixture of some columns is not of the family of the model."""
-    require_gaussian(model)
-    if isinstance(model.params, PlaneParams) and not isinstance(model.params, GaussianLowRankTiedParams):
-        raise TypeError(
-            f"Some columns of a {type(model.family).__name__} mixture are of another family. Ask about them by rows "
-            "with NaN in the other columns: score_samples, predict_proba, impute and sample_missing take them."
-        )
+    if not isinstance(model.family, FactorAnalyzer):
+        require_gaussian(model)
 
 
 def require_marginals(model: MixtureAutoencoder) -> None:
@@ -260,6 +257,12 @@ def _marginal_params(params: Any, columns: Tensor) -> Any:
         case GaussianLowRankTiedParams():
             shared = params.covariance[0][columns[:, None], columns]
             return GaussianLowRankTiedParams.build(means, params.loadings[:, columns], shared)
+        case PPCAParams():
+            loadings = low_rank.orthogonal(params.loadings[:, columns])
+            return replace(params, means=means, loadings=loadings)
+        case FactorAnalyzerParams():
+            noise = params.noise_variances[:, columns]
+            return FactorAnalyzerParams(means, params.loadings[:, columns], noise)
         case GaussianDiagonalParams() | GaussianTiedDiagonalParams():
             return replace(params, means=means, variances=params.variances[:, columns])
         case _:
@@ -270,6 +273,8 @@ def _conditional_params(params: Any, known: Tensor, rest: Tensor, x: Tensor) -> 
     """Return the parameters of the other features, given one row of working values, shape (1, a)."""
     if isinstance(params, GaussianLowRankTiedParams) and len(known):
         return _conditional_planes(params, known, rest, x)
+    if isinstance(params, PPCAParams | FactorAnalyzerParams):
+        return _conditional_factors(params, known, rest, x)
     spreads = spreads_of(params)
     if spreads.ndim == 2 or not len(known):
         return _marginal_params(params, rest)
@@ -309,6 +314,28 @@ def _conditional_planes(
     return GaussianLowRankTiedParams.build(means, loadings, factor[a:, a:] @ factor[a:, a:].T)
 
 
+def _conditional_factors(
+    params: PPCAParams | FactorAnalyzerParams, known: Tensor, rest: Tensor, x: Tensor
+) -> PPCAParams | FactorAnalyzerParams:
+    r"""Return planes with noise that is independent feature by feature, given some features.
+
+    .. math:: M = I + W_a' \Psi_a^{-1} W_a = LL', \qquad \mu_b + W_b M^{-1} W_a' \Psi_a^{-1} (x_a - \mu_a),
+              \qquad W \leftarrow W_b L^{-\top}
+    """
+    left = _marginal_params(params, rest)
+    noise = (
+        params.noise_variances[:, None]
+        if isinstance(params, PPCAParams)
+        else params.noise_variances[:, known]
+    )
+    projections, factors = low_rank.posterior(params.loadings[:, known], noise)
+    latent = projections @ (x - params.means[:, known])[:, :, None]  # (k, q, 1)
+    means = left.means + (params.loadings[:, rest] @ latent)[:, :, 0]
+    loadings = torch.linalg.solve_triangular(factors, params.loadings[:, rest].mT, upper=False).mT
+    loadings = low_rank.orthogonal(loadings) if isinstance(params, PPCAParams) else loadings
+    return replace(left, means=means, loadings=loadings)
+
+
 def family_of_columns(family: Any, columns: Sequence[int]) -> Any:
     """Return the family of some of the features: what is added to the variance of a column goes with it."""
     added = getattr(family, "added_variance", 0.0)
@@ -320,6 +347,9 @@ def family_of_columns(family: Any, columns: Sequence[int]) -> Any:
 def _of_columns(
     model: MixtureAutoencoder, columns: Tensor, params: Any, log_weights: Tensor
 ) -> MixtureAutoencoder:
+    if isinstance(params, PPCAParams | FactorAnalyzerParams):
+        family: Any = model.family
+        low_rank.require_rank(type(family).__name__, family.n_latent, len(columns))
     return replace(
         model,
         family=family_of_columns(model.family, columns.tolist()),

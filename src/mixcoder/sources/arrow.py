@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 
@@ -48,10 +48,9 @@ def numbers_of(table: Any, names: Sequence[str], stored: np.dtype) -> np.ndarray
     return values
 
 
-@final
 @dataclass(frozen=True)
-class ArrowPart:
-    """Some columns of one Arrow IPC file.
+class ColumnsPart:
+    """Some columns of one file that pyarrow reads, a group of rows at a time.
 
     Parameters
     ----------
@@ -61,7 +60,7 @@ class ArrowPart:
     stored : numpy.dtype
         float32 where every column is, else float64.
     starts : tuple of int
-        First row of each record batch, and the number of rows.
+        First row of each group, and the number of rows.
     stamp : tuple of int
     """
 
@@ -70,6 +69,9 @@ class ArrowPart:
     stored: np.dtype
     starts: tuple[int, ...]
     stamp: Stamp
+
+    group: ClassVar[str]
+    """What the format calls a group."""
 
     @property
     def n_rows(self) -> int:
@@ -80,6 +82,18 @@ class ArrowPart:
     def n_features(self) -> int:
         """Number of columns."""
         return len(self.names)
+
+    def place(self, row: int) -> str:
+        """Return where a row of the file is."""
+        return f"row {row} of {self.path} ({self.group} {bisect_right(self.starts, row) - 1})"
+
+
+@final
+@dataclass(frozen=True)
+class ArrowPart(ColumnsPart):
+    """Some columns of one Arrow IPC file."""
+
+    group: ClassVar[str] = "record batch"
 
     @classmethod
     def open(cls, path: Path, columns: Sequence[str] | None) -> ArrowPart:
@@ -100,10 +114,6 @@ class ArrowPart:
     def reader(self) -> ArrowReader:
         """Return what reads rows of the file."""
         return ArrowReader(self)
-
-    def place(self, row: int) -> str:
-        """Return where a row of the file is."""
-        return f"row {row} of {self.path} (record batch {bisect_right(self.starts, row) - 1})"
 
 
 @final

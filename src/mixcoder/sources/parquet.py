@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
 from mixcoder.errors import DataError
-from mixcoder.sources.arrow import number_columns, numbers_of, pyarrow_for
+from mixcoder.sources.arrow import ColumnsPart, number_columns, numbers_of, pyarrow_for
 from mixcoder.sources.grouped import GroupReader
-from mixcoder.sources.npy import Stamp, open_unchanged, stamp_of
+from mixcoder.sources.npy import open_unchanged, stamp_of
 
 
 @final
 @dataclass(frozen=True)
-class ParquetPart:
-    """Some columns of one Parquet file.
+class ParquetPart(ColumnsPart):
+    """Some columns of one Parquet file."""
 
-    Parameters
-    ----------
-    path : Path
-    names : tuple of str
-        Columns, in the order in which they are read.
-    stored : numpy.dtype
-        float32 where every column is, else float64.
-    starts : tuple of int
-        First row of each row group, and the number of rows.
-    stamp : tuple of int
-    """
-
-    path: Path
-    names: tuple[str, ...]
-    stored: np.dtype
-    starts: tuple[int, ...]
-    stamp: Stamp
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return self.starts[-1]
-
-    @property
-    def n_features(self) -> int:
-        """Number of columns."""
-        return len(self.names)
+    group: ClassVar[str] = "row group"
 
     @classmethod
     def open(cls, path: Path, columns: Sequence[str] | None) -> ParquetPart:
@@ -69,10 +42,6 @@ class ParquetPart:
     def reader(self) -> ParquetReader:
         """Return what reads rows of the file."""
         return ParquetReader(self)
-
-    def place(self, row: int) -> str:
-        """Return where a row of the file is."""
-        return f"row {row} of {self.path} (row group {bisect_right(self.starts, row) - 1})"
 
 
 @final
