@@ -38,12 +38,6 @@ def class_sums(
     return product(code.T, features, out)
 
 
-def class_counts(code: Code, dtype_like: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the weighted number of rows per component, shape (k,)."""
-    ones = dtype_like.new_ones(len(code), 1)
-    return class_sums(code, ones, weights)[:, 0]
-
-
 MAX_PACKED = 160
 """Above this many features the d(d+1)/2 products of a row outgrow a cache, and whitening is as cheap."""
 
