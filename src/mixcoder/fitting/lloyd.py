@@ -21,7 +21,7 @@ from mixcoder.ops.frame import Frame
 from mixcoder.ops.gaussian import LOG_2PI
 from mixcoder.ops.products import biased_product
 from mixcoder.ops.threads import map_in_order, single_threaded_kernels
-from mixcoder.sources import TensorSource
+from mixcoder.sources import Source, TensorSource
 from mixcoder.statistics import Moments
 
 # Neighbouring centres share one lower bound: smaller groups make sharper bounds, and more of them to keep.
@@ -34,8 +34,10 @@ _GROUPED_FEATURES = 64
 # Rows whose bounds are moved at a time: few large operations.
 _BOUND_ROWS = 1 << 16
 
-# Scores computed at a time stay in a core's cache; rows of which there are at least so many are shared out.
+# Scores computed at a time stay in a core's cache, and the rows they are of in the one that cores share: those that
+# are gathered are read again. Rows of which there are at least so many are shared out.
 _SCORE_BYTES = 2 << 20
+_ROW_BYTES = 8 << 20
 _SHARED_ROWS = 512
 
 # Pieces of work that a pass is cut into, whatever the number of threads.
@@ -118,7 +120,8 @@ class LloydProblem(Problem):
         self.notebook.memory = None
         moves = (centres - memory.centres).square().sum(1).sqrt().to(memory.upper.dtype)
         farthest = torch.stack([part.amax() for part in moves[memory.order].split(memory.sizes)])[:, None]
-        nearness = _Nearness.of(self, params, log_weights)
+        # Group after group, so that the scores of a group stand side by side.
+        nearness = _Nearness.of(self, params.take(memory.order), log_weights)
         engine = current_engine()
         with single_threaded_kernels() as allowed:
             chosen = engine.n_threads if isinstance(engine, LocalEngine) else None
@@ -126,7 +129,7 @@ class LloydProblem(Problem):
             active = self._doubtful(memory, moves, farthest, workers)
             visit = _Visit(self, memory, nearness, len(active) == source.n_rows)
             sums = memory.moments
-            for changes in map_in_order(visit, _jobs(active, k, source.dtype), workers):
+            for changes in map_in_order(visit, _jobs(active, k, source), workers):
                 sums = sums if changes is None else sums + changes
         self.notebook.memory = replace(memory, centres=centres, moments=sums)
         # sum_n w_n (c + z_n a_n - |a_n|^2 / 2 - |z_n|^2 / 2), a_n the centre of the row's label
@@ -184,12 +187,13 @@ def _neighbours(centres: Tensor, n_groups: int) -> tuple[Tensor, list[int]]:
     return torch.argsort(group, stable=True), sizes
 
 
-def _jobs(active: Tensor, k: int, dtype: torch.dtype) -> list[Sequence[Tensor]]:
+def _jobs(active: Tensor, k: int, source: Source) -> list[Sequence[Tensor]]:
     """Return rows to look at in pieces, and the pieces in jobs, cut by their number alone."""
     n = len(active)
     if n == 0:
         return []
-    most = max(_SHARED_ROWS, _SCORE_BYTES // (k * dtype.itemsize))
+    size = source.dtype.itemsize
+    most = max(_SHARED_ROWS, min(_SCORE_BYTES // (k * size), _ROW_BYTES // (source.n_features * size)))
     n_pieces = max(-(-n // most), min(2, n // _SHARED_ROWS), 1)
     pieces = active.split(-(-n // n_pieces))
     size = -(-len(pieces) // _MAX_JOBS)
@@ -244,7 +248,7 @@ class _Nearness:
         return cls(None, None, kernel, constant, 2.0 * float(half_squares.amax()))
 
     def scores(self, x: Tensor, frame: Frame, squares: Tensor) -> tuple[Tensor, Tensor]:
-        """Return s, shape (n, k), and l, shape (n,)."""
+        """Return s, shape (n, k), in the order of the centres given, and l, shape (n,)."""
         if self.kernel is None:
             assert self.weights is not None
             assert self.bias is not None
@@ -290,8 +294,9 @@ class _Visit:
             torch.index_select(source.x, 0, active, out=x)
         labels = memory.labels[place]
         scores, level = self.nearness.scores(x, self.problem.frame, memory.squares[place])
-        fresh = rowwise_argmax(scores)
-        self._note(place, scores, level, fresh)
+        best = rowwise_argmax(scores)
+        self._note(place, scores, level, best)
+        fresh = memory.order[best]
         changed = torch.nonzero(labels != fresh)[:, 0]
         if len(changed) == 0:
             return total
@@ -310,15 +315,14 @@ class _Visit:
         for rows, out in zip(x.split(size), squares.split(size), strict=True):
             out.copy_(self.problem.frame.apply(rows.to(torch.float64)).square_().sum(1))
 
-    def _note(self, place: slice | Tensor, scores: Tensor, level: Tensor, fresh: Tensor) -> None:
+    def _note(self, place: slice | Tensor, scores: Tensor, level: Tensor, best: Tensor) -> None:
         """Write exact bounds of the active rows; ``scores`` is overwritten."""
-        memory, sizes = self.memory, self.memory.sizes
+        memory = self.memory
         slack = _ROUNDING * _eps(scores) * (level.abs() + self.nearness.size)
-        best = scores.gather(1, fresh[:, None])[:, 0]
-        upper = (level + slack).sub_(best, alpha=2.0).clamp_min_(0).sqrt_().to(memory.upper.dtype)
-        scores.scatter_(1, fresh[:, None], -math.inf)
-        parts = (scores,) if len(sizes) == 1 else scores.index_select(1, memory.order).split(sizes, 1)
-        nearest = torch.stack([part.amax(1) for part in parts])
+        highest = scores.gather(1, best[:, None])[:, 0]
+        upper = (level + slack).sub_(highest, alpha=2.0).clamp_min_(0).sqrt_().to(memory.upper.dtype)
+        scores.scatter_(1, best[:, None], -math.inf)
+        nearest = torch.stack([part.amax(1) for part in scores.split(memory.sizes, 1)])
         lower = (level - slack).sub(nearest, alpha=2.0).clamp_min_(0).sqrt_().to(memory.lower.dtype)
         memory.upper[place], memory.lower[:, place] = upper, lower
 

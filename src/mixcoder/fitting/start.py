@@ -43,9 +43,10 @@ _MIN_SAMPLE = 2000
 _SAMPLE_WORK = 1_500_000_000
 _MAX_SAMPLE = 50_000
 
-# Lloyd steps of a start from centres. Few centres keep the starts different, and EM does the rest; of many, some
-# are always misplaced at first, which EM repairs slowly.
-_LLOYD_STEPS = 2
+# Lloyd steps of a start from centres. Few centres keep the starts different, and EM does the rest (two steps more
+# find no better optimum on real tables, and cost as much as a step of EM); of many, some are always misplaced at
+# first, which EM repairs slowly.
+_LLOYD_STEPS = 1
 _MANY_CENTRES = 16
 _MANY_LLOYD_STEPS = 8
 
@@ -117,7 +118,8 @@ def draw_sample(problem: Problem, n_components: int, geometry: str, generator: t
     points = problem.family.seeding_view(rows)
     standard = standardised(points, weights)
     view = whitening(points, weights, geometry, standard)
-    order = tied_order(view.square().sum(1))
+    # Standardised rows are in an order of their own already; whitened and turned ones have that of their lengths.
+    order = slice(None) if view is standard else tied_order(view.square().sum(1))
     if geometry == "affine" and points.shape[1] > 1:
         # Whitening hides clusters that a few directions tell apart well: no single geometry wins everywhere.
         # Where it leaves directions out, zeros stand for them.
@@ -208,9 +210,13 @@ def candidate_codes(
         elif kind == "planes":
             assert rank is not None
             labels = torch.cat([labels, plane_labels(view, weights, k, rank, generator)[None]])
-    # Smoothed a little towards even shares, no component starts without any say in a row.
-    codes = view.new_full((len(view), n_starts, k), _SMOOTHING / k)
-    codes[:, : len(labels)].scatter_(2, labels.T[:, :, None], 1 - _SMOOTHING + _SMOOTHING / k)
+    # Smoothed a little towards even shares, no component starts without any say in a row. Some are left as they are: a
+    # single row far away, with a small share in every component, would stretch all of them.
+    smoothing = view.new_full((n_starts, 1), _SMOOTHING)
+    smoothing[len(views) : n_centres] = 0.0
+    codes = (smoothing / k).expand(len(view), n_starts, k).clone()
+    sharp = (1 - smoothing + smoothing / k)[: len(labels)].expand(len(view), -1, 1)
+    codes[:, : len(labels)].scatter_(2, labels.T[:, :, None], sharp)
     for start in range(len(labels), n_starts):
         seeds = view[_draw_rows(cumulative, (k,), generator)]
         # -|x - c|^2 / 2 without |x|^2, which no code sees.
