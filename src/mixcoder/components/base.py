@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -126,6 +127,14 @@ class Family(ABC, Generic[P, S]):
 
     marginalizes: ClassVar[bool] = False
     """Whether entries may be missing: ``observe`` then integrates them out."""
+
+    floors_variances: ClassVar[bool] = False
+    """Whether ``maximize`` keeps variances above a share of those of all rows, and takes others, shape (d,), as its
+    second argument ``reference``."""
+
+    reach: ClassVar[float] = math.inf
+    """Standard deviations, told by the middle half of a column, beyond which no row counts as farther away when
+    a fit looks for a start."""
 
     @abstractmethod
     def log_likelihood(self, params: P, x: Tensor) -> Tensor:

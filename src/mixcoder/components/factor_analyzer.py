@@ -132,6 +132,7 @@ class FactorAnalyzer(Family[FactorAnalyzerParams, FactorAnalyzerStatistics]):
 
     geometry: ClassVar[str] = "units"
     marginalizes: ClassVar[bool] = True
+    floors_variances: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         low_rank.require_whole(self.n_latent)

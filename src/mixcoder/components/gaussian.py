@@ -61,6 +61,7 @@ class Gaussian(ExponentialFamily[P]):
     """Whether all features must share one unit (round covariances)."""
 
     marginalizes: ClassVar[bool] = True
+    floors_variances: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.min_variance >= 0:

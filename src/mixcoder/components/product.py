@@ -129,12 +129,16 @@ class Product(Family[ProductParams, ProductStatistics]):
         pooled = [part.pooled for part in parts if getattr(part, "pooled", None) is not None]
         return ProductStatistics(_unpooled(parts), torch.cat(pooled, 1) if pooled else None)
 
-    def maximize(self, statistics: ProductStatistics) -> ProductParams:
+    def maximize(self, statistics: ProductStatistics, reference: Tensor | None = None) -> ProductParams:
         """Return what every part makes of its sums."""
         maximized: list[Params] = []
         pooled = self.split_pooled(statistics.pooled)
-        for (family, _), part, own in zip(self._parts, statistics.parts, pooled, strict=True):
-            maximized.append(family.maximize(part if own is None else replace(cast("Any", part), pooled=own)))
+        for (family, columns), part, own in zip(self._parts, statistics.parts, pooled, strict=True):
+            sums = part if own is None else replace(cast("Any", part), pooled=own)
+            if reference is not None and family.floors_variances:
+                maximized.append(cast("Any", family).maximize(sums, reference[list(columns)]))
+            else:
+                maximized.append(family.maximize(sums))
         return ProductParams(tuple(maximized))
 
     def decode(self, params: ProductParams, code: Code) -> Tensor:

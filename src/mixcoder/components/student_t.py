@@ -126,6 +126,7 @@ class StudentT(Family[StudentTParams, StudentTStatistics]):
     max_dof: float = 200.0
     min_variance: float = 1e-9
 
+    reach: ClassVar[float] = 5.0
     geometry: ClassVar[str] = "affine"
 
     def __post_init__(self) -> None:
@@ -170,7 +171,7 @@ class StudentT(Family[StudentTParams, StudentTStatistics]):
         sums = torch.stack(moments).double()
         return StudentTStatistics(counts, scaled_counts, sums, gaps, self.pooled(x, weights))
 
-    def maximize(self, statistics: StudentTStatistics) -> StudentTParams:
+    def maximize(self, statistics: StudentTStatistics, reference: Tensor | None = None) -> StudentTParams:
         """Return centres, floored scale matrices, and the degrees of freedom that the gaps ask for."""
         counts, scaled_counts = statistics.counts, statistics.scaled_counts
         assert statistics.pooled is not None
@@ -186,7 +187,8 @@ class StudentT(Family[StudentTParams, StudentTStatistics]):
         scatters = scatters - scaled_counts[:, None, None] * means[:, :, None] * means[:, None, :]
         scales = scatters / counts.clamp_min(EMPTY)[:, None, None]
         scales = torch.where(empty[:, None, None], torch.diag(variances), scales)
-        scales, whiteners = floor_covariances(scales, variance_floor(variances, self.min_variance))
+        floor = variance_floor(variances if reference is None else reference, self.min_variance)
+        scales, whiteners = floor_covariances(scales, floor)
         gaps = statistics.gaps / counts.clamp_min(EMPTY)
         return StudentTParams(means, scales, whiteners, self._fitted_dof(gaps, empty))
 

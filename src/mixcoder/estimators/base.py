@@ -473,7 +473,7 @@ class AutoencoderEstimator(
         if unused:
             told = f"Components {unused} are not needed: their weight is zero. Ask for fewer components."
             remarks.append((DegenerateComponentWarning, told))
-        collapsed = describe(result.model, problem.variances)
+        collapsed = describe(result.model, problem.floor_variances)
         if collapsed:
             told = (
                 f"Components {collapsed} collapsed onto the variance floor in some direction: they hold few or "

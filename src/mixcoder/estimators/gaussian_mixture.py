@@ -60,6 +60,8 @@ class GaussianMixture(GaussianEstimator):
         give labels or responsibilities, as ``init`` of :class:`Mixture`.
     weights_init : array-like, shape (n_components,), optional
     means_init : array-like, shape (n_components, n_features), optional
+        Weights and covariances that are not given too are those of the rows nearest to each mean; with another
+        ``init_params`` than "auto" they are those that it gives, as in scikit-learn.
     precisions_init : array-like, optional
         In the shape of ``precisions_``.
     random_state : int, RandomState or None
@@ -285,10 +287,10 @@ class GaussianMixture(GaussianEstimator):
         means: Tensor | None,
         precisions: Tensor | None,
     ) -> Start:
-        """Return a start whose missing parts come from the data."""
-        if means is not None:
+        """Return a start whose missing parts come from the data: rows nearest to given means, or ``init_params``."""
+        searched = isinstance(self.init_params, str) and self.init_params == "auto"
+        if means is not None and searched:
             params, log_weights = start_around(problem, problem.frame.apply(means), Argmax())
-            params = replace(params, means=problem.frame.apply(means))  # type: ignore[call-arg]
         else:
             begun = self._start_by_init_params(problem)
             if callable(begun):
@@ -297,6 +299,8 @@ class GaussianMixture(GaussianEstimator):
                 encoder = encoder_at(self.temperature)
                 begun = found_start(problem, self.n_components, encoder, self._generator())
             params, log_weights = begun
+        if means is not None:
+            params = replace(params, means=problem.frame.apply(means))  # type: ignore[call-arg]
         if precisions is not None:
             means_now = problem.frame.undo(params.means)  # type: ignore[attr-defined]
             params = params_of(self.covariance_type, means_now, precisions, problem.frame, precision=True)

@@ -914,7 +914,13 @@ def code_start(problem: Problem, code: Any, n_components: int) -> Start:
     total = values.sum(1, keepdim=True)
     if bool((values < 0).any()) or bool((total <= 0).any()):
         raise ValueError("Responsibilities of a start must be non-negative, and some positive in each row.")
-    return start_from_code(problem, values / total, n_components)
+    shares = values / total
+    if n_components > 1 and bool((shares == shares[:, :1]).all()):
+        raise ValueError(
+            "Every row of the start has the same share in every component, so that none will ever differ from another. "
+            "Give responsibilities that do, or leave the start out."
+        )
+    return start_from_code(problem, shares, n_components)
 
 
 __all__ = ["DensityEstimator", "Mixture", "code_start", "encoder_at", "families", "nameable_families"]

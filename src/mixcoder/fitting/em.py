@@ -130,6 +130,8 @@ class Problem:
         The family's sums that no code weighs.
     fixed_weights : bool
         Whether the weights of the components stay as they start (k-means: all equal).
+    reference : Tensor, shape (d,), optional
+        Variances that floors are relative to, where a few rows far away make those of all rows misleading.
     """
 
     source: Source
@@ -140,6 +142,7 @@ class Problem:
     total_weight: float
     pooled: Tensor | None = None
     fixed_weights: bool = False
+    reference: Tensor | None = None
     workspace: Workspace = field(default_factory=Workspace, repr=False, compare=False)
 
     refills: ClassVar[bool] = True
@@ -185,14 +188,16 @@ class Problem:
         if common is not None:
             offset = offset + common[0]
         statistics = self.with_pooled_sums(totals.statistics)
-        log_prior = self.family.log_prior(params, statistics)
+        log_prior = self.family.log_prior(params, statistics, self.reference)
         if log_prior is not None:
             offset = offset + log_prior.sum()
         return replace(totals, bound=totals.bound + offset, statistics=statistics)
 
     def parameters(self, statistics: Statistics) -> Params:
         """Return parameters that maximise the bound at the given sums."""
-        return self.family.maximize(statistics)
+        if self.reference is None:
+            return self.family.maximize(statistics)
+        return self.family.maximize(statistics, self.reference)  # type: ignore[call-arg]
 
     def maximize(self, statistics: Statistics, log_weights: Tensor) -> tuple[Params, Tensor]:
         """Return parameters and log-weights that maximise the bound at the given sums."""
@@ -264,6 +269,11 @@ class Problem:
         """Return a start of ``without_prior()`` as one of this problem."""
         del encoder
         return params, log_weights
+
+    @property
+    def floor_variances(self) -> Tensor:
+        """Variances that floors are relative to, shape (d,)."""
+        return self.variances if self.reference is None else self.reference
 
     @property
     def width(self) -> int:

@@ -17,7 +17,7 @@ from mixcoder.encoders import Encoder
 from mixcoder.fitting.alternate import FitResult, Progress, Step, StopRule, alternate
 from mixcoder.fitting.em import Problem, everyone
 from mixcoder.fitting.incomplete import IncompleteProblem
-from mixcoder.fitting.scan import Range, Scan, scan
+from mixcoder.fitting.scan import Range, Scan, middle_variances, scan
 from mixcoder.fitting.start import begins_with_planes, draw_sample, search
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.threads import single_threaded_kernels
@@ -34,6 +34,12 @@ _MAX_STARTS = 6
 
 # Memory that the sums of all starts may take.
 _SEARCH_BYTES = 32 << 20
+
+# Standard deviations from the mean beyond which a row makes one look at the middle of its column, rows that are
+# looked at, and the share of the variance of all rows below which that of the middle is believed instead.
+_FAR = 5.0
+_MIDDLE_ROWS = 4000
+_MISLEADING = 1e-2
 
 # Periods of a random start's zigzag within a standard deviation.
 _PERIODS = 10.0
@@ -117,11 +123,30 @@ def prepare(
         total_weight=seen.weight,
         fixed_weights=fixed_weights,
     )
+    problem = replace(problem, reference=_floor_reference(problem, seen))
     if limits.incomplete:
         # The mean row is of the domain of few families other than the Gaussian ones; the lowest of all.
         middle = family.check_rows(seen.mean[None]) is None
         return IncompleteProblem.of(problem, filler=seen.mean if middle else seen.lowest), seen
     return problem.with_pooled(), seen
+
+
+def _floor_reference(problem: Problem, seen: Scan) -> Tensor | None:
+    """Return the variances that floors are relative to, shape (d,), where those of all rows mislead.
+
+    One wrong cell makes the variance of its column as large as it likes, and a floor of a millionth of that may be
+    wider than any cluster. Where some row is far away, the middle of each column is looked at as well.
+    """
+    if not problem.family.floors_variances:
+        return None
+    reach = torch.maximum(seen.highest - seen.mean, seen.mean - seen.lowest)
+    if not bool((reach > _FAR * seen.std).any()):
+        return None
+    n = problem.source.n_rows
+    index = torch.arange(0, n, -(-n // _MIDDLE_ROWS))
+    middle = middle_variances(problem.rows(index), problem.weights(index))
+    misleading = (middle > 0) & (middle < _MISLEADING * problem.variances)
+    return torch.where(misleading, middle, problem.variances) if bool(misleading.any()) else None
 
 
 def n_search_starts(problem: Problem, n_components: int, sample_rows: int) -> int:
@@ -201,7 +226,8 @@ def start_at_random(problem: Problem, n_components: int, generator: torch.Genera
     directions, uniform on [0, 1], divided by their sum.
     """
     d, device = problem.source.n_features, problem.source.device
-    spread = torch.where(problem.variances > 0, problem.variances, 1.0).sqrt()
+    variances = problem.floor_variances
+    spread = torch.where(variances > 0, variances, 1.0).sqrt()
     draws = torch.randn(d + 1, n_components, generator=generator, dtype=torch.float64).to(device)
     directions, phases = _PERIODS * draws[:d] / spread[:, None], draws[d]
 

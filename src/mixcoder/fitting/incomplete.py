@@ -104,7 +104,7 @@ class IncompleteProblem(Problem):
         n_rows = max(_MIN_BLOCK, min(_MAX_BLOCK, -(-self.source.n_rows // _BLOCKS)))
         work = _Pass(self.family, params, log_weights, self.frame, encoder)
         totals = self.source.map_reduce(work, n_rows)
-        log_prior = self.family.log_prior(params, totals.statistics, self.variances)
+        log_prior = self.family.log_prior(params, totals.statistics, self.floor_variances)
         return totals if log_prior is None else replace(totals, bound=totals.bound + log_prior.sum())
 
     def parameters(self, statistics: Statistics) -> Params:
@@ -180,8 +180,8 @@ def _parameters(problem: Problem, statistics: Statistics) -> Params:
     Sums of expected or completed rows tell other variances, and other ones in every iteration: the set over which
     the bound is maximised would move, and the bound could fall.
     """
-    if isinstance(problem.family, Gaussian | FactorAnalyzer):
-        return problem.family.maximize(statistics, problem.variances)  # type: ignore[arg-type]
+    if problem.family.floors_variances:
+        return problem.family.maximize(statistics, problem.floor_variances)  # type: ignore[call-arg]
     return problem.family.maximize(statistics)
 
 

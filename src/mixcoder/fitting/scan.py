@@ -10,6 +10,9 @@ from torch import Tensor
 from mixcoder.ops.frame import Frame
 from mixcoder.sources import Block, Source
 
+MIDDLE_HALF = 1.3489795003921634
+"""Width of the middle half of a normal distribution, in standard deviations: 2 Phi^-1(3/4)."""
+
 # Numbers of a block, in float64 two megabytes: several sweeps over them stay in cache.
 _SCAN_NUMBERS = 1 << 18
 
@@ -136,6 +139,45 @@ def scan(source: Source, limits: Range) -> Scan:
         n_missing,
         n_empty,
     )
+
+
+def middle_variances(rows: Tensor, weights: Tensor | None = None) -> Tensor:
+    r"""Return the variance of the normal distribution whose middle half is as wide as a column's, shape (d,).
+
+    .. math:: s^2 = \left(\frac{q_{3/4} - q_{1/4}}{2 \Phi^{-1}(3/4)}\right)^2
+
+    Half of the rows have no say in it, however far away they are. Zero where half of a column is one value.
+
+    Parameters
+    ----------
+    rows : Tensor, shape (m, d)
+        NaN is a missing entry.
+    weights : Tensor, shape (m,), optional
+
+    Examples
+    --------
+    >>> middle_variances(torch.tensor([[-2.0], [-0.6745], [0.6745], [1e9]]))
+    tensor([1.0000])
+    """
+    low, high = quartiles(rows, weights)
+    return ((high - low) / MIDDLE_HALF).square().nan_to_num(nan=0.0)
+
+
+def quartiles(rows: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the values below which a quarter and three quarters of each column lie, shape (d,) each.
+
+    Examples
+    --------
+    >>> quartiles(torch.tensor([[4.0], [1.0], [3.0], [2.0]]))
+    (tensor([1.]), tensor([3.]))
+    """
+    ordered, order = torch.sort(rows, dim=0)  # NaN comes last
+    masses = torch.ones_like(rows) if weights is None else weights.to(rows.dtype)[:, None].expand_as(rows)
+    below = masses.gather(0, order).masked_fill_(ordered.isnan(), 0.0).cumsum(0).T.contiguous()
+    shares = below[:, -1:] * rows.new_tensor([0.25, 0.75]) * (1 - 4 * torch.finfo(rows.dtype).eps)
+    places = torch.searchsorted(below, shares).clamp_max(len(rows) - 1)
+    low, high = ordered.T.gather(1, places).unbind(1)
+    return low, high
 
 
 def _observed_spread(x: Tensor, weights: Tensor | None) -> _Spread:

@@ -19,6 +19,7 @@ from mixcoder.components.base import Kernel, Params, PassSetting
 from mixcoder.encoders import Encoder
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.plane_seeding import affordable, plane_labels
+from mixcoder.fitting.scan import MIDDLE_HALF, quartiles
 from mixcoder.fitting.seeding import (
     assign_batch,
     own_order,
@@ -42,6 +43,9 @@ _MIN_SAMPLE = 2000
 # Multiplications up to which the distances of all rows of a sample from all centres are cheap enough for more rows.
 _SAMPLE_WORK = 1_500_000_000
 _MAX_SAMPLE = 50_000
+
+# Standard deviations of the middle of a column beyond which, where some rows are far away, none counts as farther.
+_REACH = 100.0
 
 # Lloyd steps of a start from centres. Few centres keep the starts different, and EM does the rest (two steps more
 # find no better optimum on real tables, and cost as much as a step of EM); of many, some are always misplaced at
@@ -113,9 +117,11 @@ def draw_sample(problem: Problem, n_components: int, geometry: str, generator: t
     if not bool(keep.all()):
         rows, weights = rows[keep], weights[keep]
     # The units of the columns do not change this order, so rows that are equal stand side by side in it.
-    order = own_order(standardised(problem.family.seeding_view(rows), weights))
+    order = own_order(standardised(_points(problem, rows, weights), weights))
     rows, weights = _merged(rows[order], weights[order])
-    points = problem.family.seeding_view(rows)
+    points = _points(problem, rows, weights)
+    if math.isfinite(problem.family.reach):
+        rows = points  # the first step weighs all rows alike
     standard = standardised(points, weights)
     view = whitening(points, weights, geometry, standard)
     # Standardised rows are in an order of their own already; whitened and turned ones have that of their lengths.
@@ -128,6 +134,23 @@ def draw_sample(problem: Problem, n_components: int, geometry: str, generator: t
     else:
         views = view[None]
     return Sample(rows[order], weights[order], views[:, order])
+
+
+def _points(problem: Problem, rows: Tensor, weights: Tensor) -> Tensor:
+    """Return the rows as points, shape (m, e), those far away moved in.
+
+    To a component that bears rows far away they are no place of their own; to others they are, but at any distance
+    whatever all other distances would be rounding.
+    """
+    points, reach = problem.family.seeding_view(rows), problem.family.reach
+    if problem.reference is not None:
+        reach = min(reach, _REACH)
+    if not math.isfinite(reach):
+        return points
+    low, high = quartiles(points, weights)
+    half = torch.where(high > low, reach / MIDDLE_HALF * (high - low), math.inf)
+    middle = low + 0.5 * (high - low)
+    return torch.minimum(torch.maximum(points, middle - half), middle + half)
 
 
 def _merged(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -325,7 +348,7 @@ class _Race:
             bounds = bounds + offset
         if self.pooled is not None:
             statistics = replace(statistics, pooled=self.pooled.expand(n_starts, -1))
-        log_prior = self.problem.family.log_prior(params, statistics)
+        log_prior = self.problem.family.log_prior(params, statistics, self.problem.reference)
         if log_prior is not None:
             bounds = bounds + log_prior.view(n_starts, k).sum(1)
         return *self._maximize(statistics, log_weights), bounds.tolist()
