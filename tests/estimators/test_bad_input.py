@@ -922,3 +922,21 @@ def test_a_start_that_explains_no_row_is_refused():
         GaussianMixture(
             1, weights_init=[1.0], means_init=[[1e200] * 3], precisions_init=np.eye(3)[None] * 1e300
         ).fit(X)
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "tied_diag"])
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_columns_without_news_collapse_no_component(covariance, n_components):
+    """A constant column, or one that copies another, is flat for everybody: nothing is told of components."""
+    constant, copied = np.column_stack([X, np.full(len(X), 7.0)]), np.column_stack([X, 2 * X[:, 0]])
+    for rows in (constant, copied):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = GaussianMixture(n_components, covariance_type=covariance, random_state=0).fit(rows)
+        assert not [w for w in caught if issubclass(w.category, DegenerateComponentWarning)]
+        assert_sound(model, rows)
+
+
+def test_a_start_that_tells_no_component_from_another_is_refused():
+    with pytest.raises(ValueError, match="same share in every component"):
+        GaussianMixture(3, init_params=np.ones((len(X), 3))).fit(X)

@@ -266,3 +266,32 @@ def test_k_means_finds_inertias_as_good_as_scikit_learns():
     theirs = cluster.KMeans(6, n_init=20, random_state=0).fit(X)
     ours = KMeans(6, n_init=10, random_state=0).fit(X)
     assert ours.inertia_ <= 1.001 * theirs.inertia_
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
+def test_given_means_leave_the_rest_of_the_start_to_init_params(covariance):
+    """As in scikit-learn: a start of given labels with other means is that of the labels with those means."""
+    x = load_iris().data
+    means, labels = x[[0, 60, 120]], np.arange(len(x)) % 3
+    ours = GaussianMixture(
+        3, covariance_type=covariance, means_init=means, init_params=labels, max_iter=1, reg_covar=1e-6, tol=0
+    )
+    ours.fit(x)
+    spreads = [np.cov(x[labels == k].T, bias=True) + 1e-6 * np.eye(4) for k in range(3)]
+    precisions = {
+        "full": np.linalg.inv(spreads),
+        "tied": np.linalg.inv(np.mean(spreads, 0)),
+        "diag": [1 / np.diag(spread) for spread in spreads],
+        "spherical": [1 / np.diag(spread).mean() for spread in spreads],
+    }[covariance]
+    peer = mixture.GaussianMixture(
+        3,
+        covariance_type=covariance,
+        means_init=means,
+        weights_init=np.full(3, 1 / 3),
+        precisions_init=precisions,
+        max_iter=1,
+        tol=0,
+    ).fit(x)
+    np.testing.assert_allclose(ours.means_, peer.means_, rtol=1e-8)
+    np.testing.assert_allclose(ours.covariances_, peer.covariances_, rtol=1e-8)

@@ -223,6 +223,8 @@ class Family(ABC, Generic[P, S]):
     def collapsed(self, params: P, variances: Tensor) -> Tensor | None:
         """Return which components stand on the family's floor, shape (k,) bool; ``None``: it has none.
 
+        Where the rows themselves do not vary, as in a constant column, no component counts as collapsed.
+
         Parameters
         ----------
         params : Params

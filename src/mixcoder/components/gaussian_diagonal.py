@@ -18,6 +18,7 @@ from mixcoder.ops.gaussian import (
     scaled_square_norms,
     total_variances,
     variance_floor,
+    variances_alone_on_floor,
 )
 from mixcoder.statistics import Moments
 
@@ -102,8 +103,9 @@ class GaussianDiagonal(Gaussian[GaussianDiagonalParams]):
         return params.means[index] + params.variances.sqrt()[index] * noise
 
     def collapsed(self, params: GaussianDiagonalParams, variances: Tensor) -> Tensor:
-        """Return which components stand on the floor along some feature."""
-        return (params.variances <= variance_floor(variances, self.min_variance) * 1.01).any(1)
+        """Return which components stand on the floor along some feature that varies."""
+        floor = variance_floor(variances, self.min_variance)
+        return variances_alone_on_floor(params.variances, params.means, floor)
 
     @classmethod
     def examples(cls) -> Sequence[tuple[Self, GaussianDiagonalParams]]:

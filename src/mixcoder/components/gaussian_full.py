@@ -22,7 +22,7 @@ from mixcoder.ops.gaussian import (
     packed_diagonal,
     quadratic_form,
     safe_means,
-    stands_on_floor,
+    stands_alone_on_floor,
     total_variances,
     unpack,
     variance_floor,
@@ -146,8 +146,9 @@ class GaussianFull(Gaussian[GaussianFullParams]):
         return k * (d + d * (d + 1) // 2)
 
     def collapsed(self, params: GaussianFullParams, variances: Tensor) -> Tensor:
-        """Return which covariances touch the floor in some direction."""
-        return stands_on_floor(params.covariances, variance_floor(variances, self.min_variance))
+        """Return which covariances touch the floor in some direction that the rows do vary in."""
+        floor = variance_floor(variances, self.min_variance)
+        return stands_alone_on_floor(params.covariances, params.means, floor)
 
     def kernel(
         self, params: GaussianFullParams, log_weights: Tensor, setting: PassSetting

@@ -21,7 +21,7 @@ from mixcoder.ops.gaussian import (
     products_sum,
     quadratic_form,
     safe_means,
-    stands_on_floor,
+    stands_alone_on_floor,
     variance_floor,
     whitening_factors,
 )
@@ -140,7 +140,9 @@ class GaussianTied(Gaussian[GaussianTiedParams]):
     def collapsed(self, params: GaussianTiedParams, variances: Tensor) -> Tensor:
         """Return whether the common covariance touches the floor, for all components alike."""
         floor = variance_floor(variances, self.min_variance)
-        return stands_on_floor(params.covariance[:1], floor).expand(params.n_components)
+        return stands_alone_on_floor(
+            params.covariance[:1].expand(params.n_components, -1, -1), params.means, floor
+        )
 
     @classmethod
     def examples(cls) -> Sequence[tuple[Self, GaussianTiedParams]]:

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from mixcoder.components.exponential import write_rows
 from mixcoder.components.gaussian import Gaussian, GaussianParams, standard_normal, three_means
-from mixcoder.ops.gaussian import LOG_2PI, by_group, safe_means, scaled_square_norms, variance_floor
+from mixcoder.ops.gaussian import (
+    LOG_2PI,
+    by_group,
+    safe_means,
+    scaled_square_norms,
+    variance_floor,
+    variances_alone_on_floor,
+)
 from mixcoder.statistics import Moments
 
 
@@ -107,8 +114,8 @@ class GaussianTiedDiagonal(Gaussian[GaussianTiedDiagonalParams]):
 
     def collapsed(self, params: GaussianTiedDiagonalParams, variances: Tensor) -> Tensor:
         """Return whether the common variances touch the floor, for all components alike."""
-        on_floor = params.variances[0] <= variance_floor(variances, self.min_variance) * 1.01
-        return on_floor.any().expand(params.n_components)
+        floor = variance_floor(variances, self.min_variance)
+        return variances_alone_on_floor(params.variances[:1].expand_as(params.means), params.means, floor)
 
     @classmethod
     def examples(cls) -> Sequence[tuple[Self, GaussianTiedDiagonalParams]]:

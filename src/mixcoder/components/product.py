@@ -82,6 +82,7 @@ class Product(Family[ProductParams, ProductStatistics]):
 
     parts: Sequence[tuple[Family[Any, Any], Columns]]
 
+    floors_variances: ClassVar[bool] = True
     geometry: ClassVar[str] = "units"
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from mixcoder.ops.gaussian import (
     floor_covariances,
     log_det_whitener,
     pack,
-    stands_on_floor,
+    stands_alone_on_floor,
     unpack,
     variance_floor,
     whitened_square_norms,
@@ -126,6 +126,7 @@ class StudentT(Family[StudentTParams, StudentTStatistics]):
     max_dof: float = 200.0
     min_variance: float = 1e-9
 
+    floors_variances: ClassVar[bool] = True
     reach: ClassVar[float] = 5.0
     geometry: ClassVar[str] = "affine"
 
@@ -224,8 +225,9 @@ class StudentT(Family[StudentTParams, StudentTStatistics]):
         return Frame.around(mean, std, common_scale=False)
 
     def collapsed(self, params: StudentTParams, variances: Tensor) -> Tensor:
-        """Return which scale matrices touch the floor in some direction."""
-        return stands_on_floor(params.scale_matrices, variance_floor(variances, self.min_variance))
+        """Return which scale matrices touch the floor in some direction that the rows do vary in."""
+        floor = variance_floor(variances, self.min_variance)
+        return stands_alone_on_floor(params.scale_matrices, params.means, floor)
 
     def kernel(
         self, params: StudentTParams, log_weights: Tensor, setting: PassSetting

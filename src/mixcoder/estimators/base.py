@@ -476,8 +476,9 @@ class AutoencoderEstimator(
         collapsed = describe(result.model, problem.floor_variances)
         if collapsed:
             told = (
-                f"Components {collapsed} collapsed onto the variance floor in some direction: they hold few or "
-                "nearly identical rows. Fewer components, a simpler covariance or a larger floor avoid it."
+                f"Components {collapsed} collapsed onto the variance floor in some direction: their rows hardly "
+                "vary there (few rows, copies of one, or a column that is constant among them). Fewer components, a "
+                "simpler covariance or a larger floor avoid it."
             )
             remarks.append((DegenerateComponentWarning, told))
         if seen.n_empty:

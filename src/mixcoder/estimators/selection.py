@@ -20,7 +20,7 @@ from torch import Tensor
 from mixcoder.errors import DataError, DegenerateComponentWarning, FitError
 from mixcoder.estimators._validation import as_tensor, weights_of
 from mixcoder.estimators.mixture import DensityEstimator
-from mixcoder.fitting.fit import describe
+from mixcoder.fitting.fit import describe, floor_reference
 from mixcoder.fitting.scan import scan, scan_range
 from mixcoder.selection import CRITERIA, Candidate, Selection
 from mixcoder.sources import Source
@@ -253,7 +253,9 @@ def _flaw(model: Any, X: Any, sample_weight: Any) -> str | None:
         return f"{unused} of {model.model_.n_components} components are not needed"
     source, _ = model._source(X, sample_weight, reset=False)
     seen = scan(source, scan_range(source))
-    collapsed = describe(model.model_, seen.variances_in(model.model_.frame))
+    family, frame = model.model_.family, model.model_.frame
+    variances = floor_reference(source, family, frame, seen)
+    collapsed = describe(model.model_, seen.variances_in(frame) if variances is None else variances)
     if collapsed:
         return f"components {collapsed} collapsed onto the variance floor"
     return None

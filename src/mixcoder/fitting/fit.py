@@ -123,7 +123,7 @@ def prepare(
         total_weight=seen.weight,
         fixed_weights=fixed_weights,
     )
-    problem = replace(problem, reference=_floor_reference(problem, seen))
+    problem = replace(problem, reference=floor_reference(source, problem.family, frame, seen))
     if limits.incomplete:
         # The mean row is of the domain of few families other than the Gaussian ones; the lowest of all.
         middle = family.check_rows(seen.mean[None]) is None
@@ -131,22 +131,22 @@ def prepare(
     return problem.with_pooled(), seen
 
 
-def _floor_reference(problem: Problem, seen: Scan) -> Tensor | None:
-    """Return the variances that floors are relative to, shape (d,), where those of all rows mislead.
+def floor_reference(source: Source, family: Family[Any, Any], frame: Frame, seen: Scan) -> Tensor | None:
+    """Return the variances that floors are relative to, in working units, shape (d,), where those of all rows mislead.
 
     One wrong cell makes the variance of its column as large as it likes, and a floor of a millionth of that may be
     wider than any cluster. Where some row is far away, the middle of each column is looked at as well.
     """
-    if not problem.family.floors_variances:
+    if not family.floors_variances:
         return None
     reach = torch.maximum(seen.highest - seen.mean, seen.mean - seen.lowest)
     if not bool((reach > _FAR * seen.std).any()):
         return None
-    n = problem.source.n_rows
-    index = torch.arange(0, n, -(-n // _MIDDLE_ROWS))
-    middle = middle_variances(problem.rows(index), problem.weights(index))
-    misleading = (middle > 0) & (middle < _MISLEADING * problem.variances)
-    return torch.where(misleading, middle, problem.variances) if bool(misleading.any()) else None
+    index = torch.arange(0, source.n_rows, -(-source.n_rows // _MIDDLE_ROWS))
+    rows = frame.apply(source.take(index).to(torch.float64))
+    middle, variances = middle_variances(rows, source.take_weights(index)), seen.variances_in(frame)
+    misleading = (middle > 0) & (middle < _MISLEADING * variances)
+    return torch.where(misleading, middle, variances) if bool(misleading.any()) else None
 
 
 def n_search_starts(problem: Problem, n_components: int, sample_rows: int) -> int:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
-from mixcoder.components import Gaussian
 from mixcoder.components.base import Family, Params
-from mixcoder.components.factor_analyzer import FactorAnalyzer
 from mixcoder.components.observed import observed_parts
 from mixcoder.encoders import Encoder, Posterior
 from mixcoder.fitting.em import Problem, Totals

@@ -45,7 +45,7 @@ _SAMPLE_WORK = 1_500_000_000
 _MAX_SAMPLE = 50_000
 
 # Standard deviations of the middle of a column beyond which, where some rows are far away, none counts as farther.
-_REACH = 100.0
+_REACH = 20.0
 
 # Lloyd steps of a start from centres. Few centres keep the starts different, and EM does the rest (two steps more
 # find no better optimum on real tables, and cost as much as a step of EM); of many, some are always misplaced at

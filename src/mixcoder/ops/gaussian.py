@@ -211,6 +211,9 @@ def pooled_covariance(pooled: Tensor, counts: Tensor, sums: Tensor, means: Tenso
     return 0.5 * (within + within.mT), overall
 
 
+# What is no more than this share of the floor stands on it.
+_NEARLY = 1.01
+
 EMPTY = 1e-10
 """Fewer rows than this are none."""
 
@@ -222,5 +225,26 @@ def by_group(values: Tensor, of_groups: Tensor) -> Tensor:
 
 def stands_on_floor(covariances: Tensor, floor: Tensor) -> Tensor:
     """Return which covariances have an eigenvalue on ``diag(floor)``, shape (k,) bool."""
+    return _on_floor(covariances, floor) > 0
+
+
+def stands_alone_on_floor(covariances: Tensor, means: Tensor, floor: Tensor) -> Tensor:
+    """Return which covariances have more eigenvalues on ``diag(floor)`` than that of all components, shape (k,) bool.
+
+    Directions in which no rows vary, those of a constant column or of one that copies others, are nobody's collapse.
+    """
+    centred = means - means.mean(0)
+    whole = covariances.mean(0) + centred.T @ centred / len(means)
+    return _on_floor(covariances, floor) > _on_floor(whole[None], floor)
+
+
+def _on_floor(covariances: Tensor, floor: Tensor) -> Tensor:
+    """Return the number of eigenvalues on ``diag(floor)``, shape (k,)."""
     root = floor.sqrt()
-    return torch.linalg.eigvalsh(covariances / (root[:, None] * root))[:, 0] <= 1.01
+    return (torch.linalg.eigvalsh(covariances / (root[:, None] * root)) <= _NEARLY).sum(1)
+
+
+def variances_alone_on_floor(variances: Tensor, means: Tensor, floor: Tensor) -> Tensor:
+    """Return which components have a variance on the floor where those of all do not stand, shape (k,) bool."""
+    whole = variances.mean(0) + means.var(0, correction=0)
+    return ((variances <= _NEARLY * floor) & (whole > _NEARLY * floor)).any(1)
