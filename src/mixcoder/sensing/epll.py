@@ -1,4 +1,4 @@
-"""Photographs restored with a mixture of patches: expected patch log-likelihood (EPLL)."""
+"""Photographs restored with a mixture of patches: exact posteriors, and expected patch log-likelihood (EPLL)."""
 
 from __future__ import annotations
 
@@ -55,12 +55,15 @@ OnRound = Callable[[int, int], None]
 @final
 @dataclass(frozen=True)
 class EPLL:
-    r"""Restores images whose every patch is probable under a mixture of Gaussians.
+    r"""Restores images by what a mixture of Gaussians knows of their overlapping patches P_i x of p x p pixels.
+
+    Where pixels are noisy or missing (:meth:`denoise`, :meth:`inpaint`), a pixel is the mean of what is expected of it
+    in each patch, given what that patch shows. Where pixels are mixed (:meth:`deblur`, :meth:`super_resolve`,
+    :meth:`restore`), the image is one whose every patch is probable,
 
     .. math:: \min_x\ \frac{p^2}{2 \sigma^2} |Hx - y|^2 - \sum_i \log p(P_i x)
 
-    over all overlapping patches P_i x of p x p pixels, by half-quadratic splitting: for rising beta, each patch becomes
-    its most probable explanation,
+    by half-quadratic splitting: for rising beta, each patch becomes its most probable explanation,
 
     .. math:: k_i = \arg\max_k \pi_k N(P_i x;\ \mu_k, \Sigma_k + I/\beta), \qquad
               z_i = \mu_{k_i} + \Sigma_{k_i} (\Sigma_{k_i} + I/\beta)^{-1} (P_i x - \mu_{k_i})
