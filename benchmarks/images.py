@@ -78,10 +78,10 @@ def section_images() -> list[str]:
         "## Photographs",
         "",
         (
-            "Grey photographs of scikit-image at half their size; PSNR in decibels. The prior is made like the one that "
-            f"comes along (`load_patch_prior`), of other photographs, in {fitted:.0f} s. TV, NL means and wavelets "
-            "show, image by image, the best of several settings, chosen on the test image itself; mixcoder has one setting, "
-            "chosen on parts of chelsea, stereo_motorcycle, retina, brick and immunohistochemistry."
+            "Grey photographs of scikit-image at half their size; PSNR in decibels. The prior is made like the one "
+            f"that comes along (`load_patch_prior`), of other photographs, in {fitted:.0f} s. TV, NL means and "
+            "wavelets show, image by image, the best of several settings, chosen on the test image itself; mixcoder "
+            "has one, chosen on parts of chelsea, stereo_motorcycle, retina, brick and immunohistochemistry."
         ),
     ]
     for side in (SIDE, None):

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal, Self, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import fold, interpolate, pad, unfold
+from torch.nn.functional import interpolate, pad
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.encoders.argmax import rowwise_argmax
 from mixcoder.errors import DataError
 from mixcoder.ops.gaussian import log_det_whitener, whitened_square_norms, whitening_factors
-from mixcoder.sensing.adaptation import adapted_prior, expected_rows
-from mixcoder.sensing.filling import CANDIDATES, expected_entries, likely_components
 from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
 from mixcoder.sensing.operators import Operator, Rows
+from mixcoder.sensing.patch_means import OnRound, filled_in, without_noise
+from mixcoder.sensing.patches import Patches
 from mixcoder.sensing.prior import GaussianPrior
 from mixcoder.sensing.quadratics import compromise, smooth_fill
 
@@ -29,17 +29,11 @@ _BLOCK = 1 << 13
 # How often the mixture is adapted to an image before its noise is taken off, and how many rows it counts for then.
 ADAPTATIONS, STRENGTH = 3, 50.0
 
-# Patches to which it is adapted, at most.
-_ADAPTED = 1 << 15
-
 # Standard deviations 1/sqrt(beta) of the rounds, for pixels in [0, 1].
 RESTORING = tuple(0.1 * 20 ** (-i / 13) for i in range(14))  # from 0.1 to 0.005
 
 # The same where pixels are filled in.
 FILLING = (0.02, 0.01)
-
-# Smallest variance of the noise of known pixels, as a share of that of the pixels of a patch.
-_SHARP = 1e-4
 
 # A prior whose patches have a mean (of a channel) that varies by less than this share of their pixels has none.
 _LEVEL = 1e-2
@@ -47,9 +41,6 @@ _LEVEL = 1e-2
 # Smallest noise, as a share of a round's 1/sqrt(beta), that weighs an observation against the patches: with less the
 # system of a round is only harder to solve, since its data outweigh the patches 10 000 times already.
 _EXACT = 1e-2
-
-
-OnRound = Callable[[int, int], None]
 
 
 @final
@@ -125,6 +116,11 @@ class EPLL:
             restorer, removes_mean=restorer._knows_no_level() if removes_mean is None else removes_mean
         )
 
+    @property
+    def patches(self) -> Patches:
+        """How patches are taken and put back."""
+        return Patches(self.patch_size, self.prior.n_features // self.patch_size**2)
+
     # What can be wrong with an image
 
     def denoise(
@@ -163,30 +159,16 @@ class EPLL:
         self._checked(image)
         if not 0 < noise_std < math.inf:
             raise ValueError(f"noise_std must be positive and finite, got {noise_std!r}.")
-        x, variance = self._stacked(image), noise_std**2
-        patches = self._patches(x)
-        centre = self._centre(patches)
-        rows = patches - centre
-        every = max(1, -(-len(rows) // _ADAPTED))
-        # Every so many of the patches in a random order: a regular one would meet the same columns in each row.
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).to(rows.device)
-        prior = adapted_prior(
+        return without_noise(
             self.prior,
-            rows[order[::every]],
-            variance,
+            self.patches,
+            image,
+            noise_std,
+            removes_mean=self.removes_mean,
             strength=strength,
-            n_steps=n_adaptations,
-            on_step=None if on_round is None else lambda done: on_round(done, n_adaptations + 1),
+            n_adaptations=n_adaptations,
+            on_round=on_round,
         )
-        expected, variances = expected_rows(prior, rows, variance)
-        if self.removes_mean:  # the mean is as it was seen
-            variances = variances + variance / self.patch_size**2
-        known = 1 / variances.clamp_min(torch.finfo(rows.dtype).tiny)[:, None]
-        weights = self._put(known.expand_as(rows), x.shape)
-        x = self._put(known * (expected + centre), x.shape) / weights
-        if on_round is not None:
-            on_round(n_adaptations + 1, n_adaptations + 1)
-        return x.reshape(image.shape)
 
     def inpaint(
         self,
@@ -228,31 +210,17 @@ class EPLL:
             raise ValueError(f"stds must be positive and finite, at least one, got {stds!r}.")
         whole = smooth_fill(torch.where(mask, image, 0.0), mask) if start is None else start
         self._checked(whole)
-        log_weights = self.prior.log_weights[self.prior.used]
-        means = (self.prior.means + self.prior.shift)[self.prior.used]
-        covariances = self.prior.covariances()
-        level, spread, basis = 0.0, 0.0, self._levels()
-        if self.removes_mean:
-            level, spread = float(image[mask].mean()), float(image[mask].double().var(correction=0))
-        leveled = covariances + spread * basis.T @ basis
-        least = _SHARP * float(leveled.diagonal(dim1=1, dim2=2).mean())
-        rows, seen = self._patches(self._stacked(torch.where(mask, image, level))), mask.to(image)
-        seen = self._patches(self._stacked(seen)) > 0
-        for done, std in enumerate(stds, 1):
-            patches = self._patches(self._stacked(whole))
-            patches = patches - self._centre(patches)
-            candidates = likely_components(log_weights, means, covariances, patches, std**2, CANDIDATES)
-            expected, variances = expected_entries(
-                log_weights, means, leveled, rows - level, seen, candidates, max(noise_std**2, least)
-            )
-            known = 1 / variances.clamp_min(0.1 * least)
-            shape = self._stacked(whole).shape
-            whole = (self._put(known * (expected + level), shape) / self._put(known, shape)).view_as(whole)
-            if noise_std == 0:
-                whole = torch.where(mask, image, whole)
-            if on_round is not None:
-                on_round(done, len(stds))
-        return whole
+        return filled_in(
+            self.prior,
+            self.patches,
+            image,
+            mask,
+            whole,
+            noise_std,
+            removes_mean=self.removes_mean,
+            stds=stds,
+            on_round=on_round,
+        )
 
     def deblur(
         self,
@@ -370,13 +338,13 @@ class EPLL:
         stds: Sequence[float],
         on_round: OnRound | None,
     ) -> Tensor:
-        shape, x = image.shape, self._stacked(image)
-        counts = self._put(torch.ones_like(self._patches(x)), x.shape)
+        shape, x = image.shape, self.patches.stacked(image)
+        counts = self.patches.put(torch.ones_like(self.patches.take(x)), x.shape)
         covariances = self.prior.covariances()
         kept = operator.columns if noise_std == 0 and isinstance(operator, Rows) else None
         for done, std in enumerate(stds, 1):
-            patches = self._patches(x)
-            total = self._put(self._explained(patches, covariances, std**2), x.shape)
+            patches = self.patches.take(x)
+            total = self.patches.put(self._explained(patches, covariances, std**2), x.shape)
             beta, weight = 1 / std**2, self.patch_size**2 / max(noise_std, _EXACT * std) ** 2
             if kept is not None:
                 x = total / counts
@@ -420,36 +388,12 @@ class EPLL:
         means = (self.prior.means + self.prior.shift)[self.prior.used]
         moments = self.prior.covariances() + means[:, :, None] * means[:, None, :]
         second = torch.einsum("k,kde->de", weights, moments)
-        mean = self._levels() / self.patch_size**2
-        levels = torch.einsum("cd,de,ce->c", mean.to(second), second, mean.to(second))
+        mean = self.patches.levels(second) / self.patch_size**2
+        levels = torch.einsum("cd,de,ce->c", mean, second, mean)
         return bool(levels.mean() < _LEVEL * second.diagonal().mean())
 
-    def _levels(self) -> Tensor:
-        """Return which features belong to each channel, as ones, shape (channels, d)."""
-        n = self.patch_size**2
-        one = torch.eye(self.prior.n_features // n, dtype=torch.float64, device=self.prior.means.device)
-        return one.repeat_interleave(n, 1)
-
-    def _centre(self, patches: Tensor) -> Tensor | float:
-        """Return the mean of each channel of each patch, for each of its pixels."""
-        if not self.removes_mean:
-            return 0.0
-        channels = patches.unflatten(1, (-1, self.patch_size**2))
-        return channels.mean(2, keepdim=True).expand_as(channels).flatten(1)
-
-    def _stacked(self, image: Tensor) -> Tensor:
-        """Return an image as images with as many channels as the patches, (images, channels, height, width)."""
-        x = image.reshape(-1, *image.shape[-2:])
-        return x[None] if self.prior.n_features == len(x) * self.patch_size**2 else x[:, None]
-
-    def _patches(self, x: Tensor) -> Tensor:
-        """Return all patches, shape (n, c p^2)."""
-        return unfold(x, self.patch_size).mT.flatten(0, 1).contiguous()
-
-    def _put(self, patches: Tensor, shape: torch.Size) -> Tensor:
-        """Return the sum of patches at their places, the adjoint of taking them."""
-        places = patches.unflatten(0, (shape[0], -1)).mT
-        return fold(places, shape[-2:], self.patch_size)
+    def _centre(self, rows: Tensor) -> Tensor | float:
+        return self.patches.centre(rows) if self.removes_mean else 0.0
 
     def _checked(self, image: Tensor) -> None:
         if image.ndim not in (2, 3) or not image.is_floating_point():
