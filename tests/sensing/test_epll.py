@@ -282,6 +282,22 @@ def test_bad_images_are_named():
         restorer.denoise(image * torch.nan, 0.1)
     with pytest.raises(DataError, match="No pixel is known"):
         restorer.inpaint(image, torch.zeros(6, 6, dtype=torch.bool))
+    with pytest.raises(DataError, match=r"bool tensor of shape .6, 6.*float32"):
+        restorer.inpaint(image, torch.ones(6, 6))
+    with pytest.raises(DataError, match=r"bool tensor of shape .6, 6.*\(6, 7\)"):
+        restorer.inpaint(image, torch.ones(6, 7, dtype=torch.bool))
+    with pytest.raises(DataError, match=r"bool tensor.*list"):
+        restorer.inpaint(image, [[True]])
+    with pytest.raises(DataError, match="NaN or infinity"):
+        restorer.inpaint(image * torch.nan, torch.ones(6, 6, dtype=torch.bool))
+    with pytest.raises(ValueError, match="stds must be positive"):
+        restorer.inpaint(image, torch.ones(6, 6, dtype=torch.bool), stds=())
+    with pytest.raises(ValueError, match="strength must be positive"):
+        restorer.denoise(image, 0.1, strength=0.0)
+    with pytest.raises(ValueError, match="n_adaptations non-negative"):
+        restorer.denoise(image, 0.1, n_adaptations=-1)
+    with pytest.raises(TypeError, match=r"torch\.Tensor, got ndarray"):
+        restorer.denoise(image.numpy(), 0.1)
     operator = Rows.of([0, 1], 36)
     with pytest.raises(DataError, match=r"expected \(3, 36\)"):
         restorer.restore(torch.zeros(3), operator, 0.1, image)

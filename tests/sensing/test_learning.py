@@ -214,3 +214,11 @@ def test_what_cannot_be_learned_is_refused():
         learn_from_measurements([(y * torch.nan, fixed)], 1, generator=generator)
     with pytest.raises(DataError, match=r"expected \(n_rows, 2\)"):
         learn_from_measurements([(y[:, :1], fixed)], 1, generator=generator)
+
+
+def test_observations_that_are_no_tensor_and_operators_that_are_not_finite_are_named():
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(TypeError, match=r"y must be a torch\.Tensor, got ndarray; use torch.as_tensor"):
+        learn_from_measurements([(np.zeros((5, D)), np.eye(D))], 1, generator=generator)
+    with pytest.raises(ValueError, match="must be finite, got NaN"):
+        learn_from_measurements([(torch.zeros(5, D), np.nan * np.eye(D))], 1, generator=generator)

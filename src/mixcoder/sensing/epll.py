@@ -159,6 +159,11 @@ class EPLL:
         self._checked(image)
         if not 0 < noise_std < math.inf:
             raise ValueError(f"noise_std must be positive and finite, got {noise_std!r}.")
+        if not 0 < strength < math.inf or n_adaptations < 0:
+            raise ValueError(
+                f"strength must be positive and finite and n_adaptations non-negative, got {strength!r} and "
+                f"{n_adaptations!r}."
+            )
         return without_noise(
             self.prior,
             self.patches,
@@ -201,6 +206,21 @@ class EPLL:
         on_round : callable, optional
             Told after each round how many there have been, and of how many.
         """
+        known = (
+            isinstance(mask, Tensor)
+            and mask.dtype == torch.bool
+            and mask.shape in (image.shape, image.shape[-2:])
+        )
+        if not known:
+            given = (
+                f"{mask.dtype} of shape {tuple(mask.shape)}"
+                if hasattr(mask, "dtype")
+                else type(mask).__name__
+            )
+            raise DataError(
+                f"A mask is a bool tensor of shape {tuple(image.shape[-2:])}, or the image's, true where a pixel is "
+                f"known; got {given}."
+            )
         mask = mask.expand(image.shape)
         if not bool(mask.any()):
             raise DataError("No pixel is known: there is nothing to restore from.")
@@ -208,6 +228,7 @@ class EPLL:
             raise ValueError(f"noise_std must be non-negative and finite, got {noise_std!r}.")
         if not len(stds) or not all(0 < std < math.inf for std in stds):
             raise ValueError(f"stds must be positive and finite, at least one, got {stds!r}.")
+        self._checked(torch.where(mask, image, 0.0))
         whole = smooth_fill(torch.where(mask, image, 0.0), mask) if start is None else start
         self._checked(whole)
         return filled_in(
@@ -396,6 +417,10 @@ class EPLL:
         return self.patches.centre(rows) if self.removes_mean else 0.0
 
     def _checked(self, image: Tensor) -> None:
+        if not isinstance(image, Tensor):
+            raise TypeError(
+                f"An image must be a torch.Tensor, got {type(image).__name__}; use torch.as_tensor."
+            )
         if image.ndim not in (2, 3) or not image.is_floating_point():
             raise DataError(
                 f"An image is floating of shape (height, width) or (channels, height, width), got {image.dtype} of "

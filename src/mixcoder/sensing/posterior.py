@@ -355,6 +355,8 @@ def row_blocks(n_rows: int, prior: GaussianPrior, seen: Tensor) -> Iterator[slic
 
 def checked_observation(y: Tensor, operator: Operator, n_features: int) -> Tensor:
     """Return the observations, floating, of the width of an operator that fits the model."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor.")
     m, d = operator.shape
     if d != n_features:
         raise ValueError(
