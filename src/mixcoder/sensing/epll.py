@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal, Self, final
+from typing import Any, Literal, Self, final
 
 import torch
 from torch import Tensor
@@ -206,22 +206,7 @@ class EPLL:
         on_round : callable, optional
             Told after each round how many there have been, and of how many.
         """
-        known = (
-            isinstance(mask, Tensor)
-            and mask.dtype == torch.bool
-            and mask.shape in (image.shape, image.shape[-2:])
-        )
-        if not known:
-            given = (
-                f"{mask.dtype} of shape {tuple(mask.shape)}"
-                if hasattr(mask, "dtype")
-                else type(mask).__name__
-            )
-            raise DataError(
-                f"A mask is a bool tensor of shape {tuple(image.shape[-2:])}, or the image's, true where a pixel is "
-                f"known; got {given}."
-            )
-        mask = mask.expand(image.shape)
+        mask = _checked_mask(mask, image.shape)
         if not bool(mask.any()):
             raise DataError("No pixel is known: there is nothing to restore from.")
         if not 0 <= noise_std < math.inf:
@@ -416,7 +401,7 @@ class EPLL:
     def _centre(self, rows: Tensor) -> Tensor | float:
         return self.patches.centre(rows) if self.removes_mean else 0.0
 
-    def _checked(self, image: Tensor) -> None:
+    def _checked(self, image: Any) -> None:
         if not isinstance(image, Tensor):
             raise TypeError(
                 f"An image must be a torch.Tensor, got {type(image).__name__}; use torch.as_tensor."
@@ -438,6 +423,17 @@ class EPLL:
                 f"The patches have {channels} channels, the image the shape {tuple(image.shape)}, expected "
                 f"({channels}, height, width)."
             )
+
+
+def _checked_mask(mask: Any, shape: torch.Size) -> Tensor:
+    """Return a mask in the shape of an image."""
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape in (shape, shape[-2:]):
+        return mask.expand(shape)
+    given = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    raise DataError(
+        f"A mask is a bool tensor of shape {tuple(shape[-2:])}, or the image's, true where a pixel is known; got "
+        f"{given}."
+    )
 
 
 __all__ = ["ADAPTATIONS", "EPLL", "FILLING", "RESTORING", "STRENGTH"]
