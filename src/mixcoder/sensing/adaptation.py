@@ -57,7 +57,7 @@ def adapted_prior(
 
     References
     ----------
-    Luo, Chan & Nguyen (2016), "Adaptive image denoising by mixture adaptation", equations 14-17.
+    Luo, Chan & Nguyen (2016), "Adaptive image denoising by mixture adaptation".
 
     Examples
     --------
