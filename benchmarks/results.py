@@ -32,6 +32,7 @@ ORDER = (
     "embedding",
     "missing",
     "sensing",
+    "sensing-csgm",
     "sensing-low-rank",
     "sensing-speed",
     "sensing-images",

@@ -53,6 +53,10 @@ def test_missing_entries_of_chunks_are_integrated_out_and_imputed_when_asked_for
     assert isinstance(filled, da.Array)
     assert filled.shape == gone.shape
     assert np.allclose(filled.compute(), here.impute(gone), rtol=1e-12)
+    # set_output asks for data frames of what is in memory; what is not stays an array.
+    np.testing.assert_array_equal(
+        there.set_output(transform="pandas").impute(lazy).compute(), filled.compute()
+    )
     assert np.allclose(there.score_samples(lazy).compute(), here.score_samples(gone), rtol=1e-12)
 
 

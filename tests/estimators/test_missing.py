@@ -384,3 +384,41 @@ def test_tags_tell_which_estimators_take_missing_entries():
     assert all(model.__sklearn_tags__().input_tags.allow_nan for model in taken)
     refused = [KMeans(), Mixture("student_t"), Mixture("no such family")]
     assert not any(model.__sklearn_tags__().input_tags.allow_nan for model in refused)
+
+
+# Tables
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("ask", ["impute", "sample_missing"])
+def test_whole_rows_come_as_data_frames_where_that_is_asked_for(library, ask):
+    """As from scikit-learn's imputers: by set_output, with the columns and the index that went in."""
+    frames = __import__(library)
+    x = with_holes(clouds(60)[0])
+    names = list("dbca")
+    table = frames.DataFrame(dict(zip(names, x.T, strict=True)))
+    if library == "pandas":
+        table.index = table.index[::-1]
+    settings = {} if ask == "impute" else {"random_state": 3}
+    model = GaussianMixture(2, random_state=0).fit(table)
+    plain = getattr(model, ask)(table, **settings)
+    assert isinstance(plain, np.ndarray)
+    frame = getattr(model.set_output(transform=library), ask)(table, **settings)
+    assert isinstance(frame, frames.DataFrame)
+    assert list(frame.columns) == names
+    np.testing.assert_array_equal(frame.to_numpy(), plain)
+    if library == "pandas":
+        assert frame.index.equals(table.index)
+    np.testing.assert_array_equal(
+        getattr(model.set_output(transform="default"), ask)(table, **settings), plain
+    )
+
+
+def test_columns_without_names_are_numbered_as_by_imputers_of_scikit_learn():
+    x = with_holes(clouds(60)[0])
+    frame = GaussianMixture(2, random_state=0).set_output(transform="pandas").fit(x).impute(x)
+    from sklearn.impute import SimpleImputer
+
+    assert list(frame.columns) == list(
+        SimpleImputer().set_output(transform="pandas").fit_transform(x).columns
+    )

@@ -10,8 +10,8 @@ import torch
 
 from mixcoder import GaussianMixture, fit_patches
 from mixcoder.errors import DataError
-from mixcoder.sensing import EPLL, Blur, Downsampling, GaussianPrior, Rows, posterior
-from mixcoder.sensing.epll import DENOISING
+from mixcoder.sensing import EPLL, Blur, Downsampling, GaussianPrior, RowMasks, Rows, posterior
+from mixcoder.sensing.epll import ADAPTATIONS, RESTORING
 from mixcoder.sensing.quadratics import smooth_fill
 
 P = 3
@@ -69,11 +69,66 @@ def test_one_round_solves_both_steps(problem, removes_mean):
     expected = torch.linalg.solve(left, right).reshape(h, w)
     actual = restorer.restore(y, operator, noise, image, stds=[std])
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
-    if problem == "denoise":
-        rounds = [noise / math.sqrt(level) for level in DENOISING]
-        torch.testing.assert_close(
-            restorer.denoise(image, noise), restorer.restore(y, operator, noise, image, stds=rounds)
-        )
+
+
+@pytest.mark.parametrize("removes_mean", [True, False])
+def test_denoised_pixels_are_means_of_posterior_means_weighted_by_their_certainty(removes_mean):
+    prior, (h, w), noise = prior_of(3), (6, 8), 0.2
+    image = random_image(h, w)
+    top, bottom = torch.zeros(h * w, dtype=torch.float64), torch.zeros(h * w, dtype=torch.float64)
+    for patch in patch_matrices(h, w):
+        seen = patch @ image.flatten()
+        centre = seen.mean() if removes_mean else torch.zeros(()).double()
+        found = posterior(prior, (seen - centre)[None], torch.eye(P * P), noise**2)
+        certainty = 1 / (found.variance.mean() + (noise**2 / P**2 if removes_mean else 0.0))
+        top += certainty * patch.T @ (found.mean[0] + centre)
+        bottom += certainty * patch.T @ torch.ones(P * P, dtype=torch.float64)
+    actual = EPLL(prior, P, removes_mean).denoise(image, noise, n_adaptations=0)
+    torch.testing.assert_close(actual, (top / bottom).reshape(h, w), rtol=1e-3, atol=1e-3)
+
+
+def test_an_image_that_the_prior_has_not_seen_teaches_it():
+    """Stripes are noise to a mixture of smooth patches, until it has met them."""
+    clean = 0.5 + 0.3 * torch.tensor([1.0, -1.0]).repeat(20).expand(40, 40)
+    noisy = clean + 0.2 * torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
+    line = torch.linspace(-0.3, 0.3, P, dtype=torch.float64)
+    axes = torch.stack([line.repeat(P), line.repeat_interleave(P)], 1)
+    smooth = GaussianPrior(
+        torch.tensor([0.5, 0.5]).double().log(),
+        torch.zeros(P * P).double(),
+        torch.zeros(2, P * P).double(),
+        torch.full((2, 1), 1e-2).double(),
+        torch.stack([axes, 3 * axes]),
+    )
+    errors = [
+        float((EPLL(smooth, P).denoise(noisy, 0.2, n_adaptations=n) - clean).square().mean()) for n in (0, 10)
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_filled_pixels_are_means_of_posterior_means_of_patches_given_what_they_show(noise):
+    """One round, whose candidates are all components: by the library's exact posterior, a mask a patch."""
+    (h, w), prior = (6, 7), prior_of(3)
+    image = random_image(h, w)
+    mask = torch.rand(h, w, generator=torch.Generator().manual_seed(1)) < 0.5
+    known = image[mask]
+    level, spread = known.mean(), known.var(correction=0)
+    leveled = GaussianPrior(prior.log_weights, prior.shift, prior.means, prior.spreads + spread)
+    least = 1e-4 * float(leveled.spreads.diagonal(dim1=1, dim2=2).mean())
+    top, bottom = torch.zeros(h * w, dtype=torch.float64), torch.zeros(h * w, dtype=torch.float64)
+    for patch in patch_matrices(h, w):
+        seen = patch @ mask.flatten().double() > 0
+        values = torch.where(seen, patch @ image.flatten() - level, 0.0)
+        found = posterior(leveled, values[None], RowMasks(seen[None]), max(noise**2, least))
+        certainty = 1 / found.variance[0].clamp_min(0.1 * least)
+        top += patch.T @ (certainty * (found.mean[0] + level))
+        bottom += patch.T @ certainty
+    expected = (top / bottom).reshape(h, w)
+    if noise == 0:
+        expected = torch.where(mask, image, expected)
+    actual = EPLL(prior, P).inpaint(image, mask, noise, stds=(0.1,))
+    torch.testing.assert_close(actual, expected)
 
 
 def test_known_pixels_without_noise_stay_as_they_are():
@@ -89,9 +144,10 @@ def test_known_pixels_without_noise_stay_as_they_are():
 def test_channels_are_restored_alike_one_by_one():
     image = random_image(2, 7, 8)
     restorer = EPLL(prior_of(), P)
-    together = restorer.denoise(image, 0.2)
+    # Not adapted: else each channel teaches the mixture what it knows of the others.
+    together = restorer.denoise(image, 0.2, n_adaptations=0)
     for channel, alone in zip(together, image, strict=True):
-        torch.testing.assert_close(channel, restorer.denoise(alone, 0.2))
+        torch.testing.assert_close(channel, restorer.denoise(alone, 0.2, n_adaptations=0))
 
 
 def test_edges_that_are_unknown_are_restored_with_the_image():
@@ -123,7 +179,10 @@ def test_edges_that_are_unknown_are_restored_with_the_image():
 def test_rounds_are_told():
     told: list[tuple[int, int]] = []
     EPLL(prior_of(), P).denoise(random_image(7, 8), 0.2, on_round=lambda *done: told.append(done))
-    assert told == [(i, len(DENOISING)) for i in range(1, len(DENOISING) + 1)]
+    assert told == [(i, ADAPTATIONS + 1) for i in range(1, ADAPTATIONS + 2)]
+    told.clear()
+    EPLL(prior_of(), P).super_resolve(random_image(4, 4), 2, on_round=lambda *done: told.append(done))
+    assert told == [(i, len(RESTORING)) for i in range(1, len(RESTORING) + 1)]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -223,6 +282,22 @@ def test_bad_images_are_named():
         restorer.denoise(image * torch.nan, 0.1)
     with pytest.raises(DataError, match="No pixel is known"):
         restorer.inpaint(image, torch.zeros(6, 6, dtype=torch.bool))
+    with pytest.raises(DataError, match=r"bool tensor of shape .6, 6.*float32"):
+        restorer.inpaint(image, torch.ones(6, 6))
+    with pytest.raises(DataError, match=r"bool tensor of shape .6, 6.*\(6, 7\)"):
+        restorer.inpaint(image, torch.ones(6, 7, dtype=torch.bool))
+    with pytest.raises(DataError, match=r"bool tensor.*list"):
+        restorer.inpaint(image, [[True]])
+    with pytest.raises(DataError, match="NaN or infinity"):
+        restorer.inpaint(image * torch.nan, torch.ones(6, 6, dtype=torch.bool))
+    with pytest.raises(ValueError, match="stds must be positive"):
+        restorer.inpaint(image, torch.ones(6, 6, dtype=torch.bool), stds=())
+    with pytest.raises(ValueError, match="strength must be positive"):
+        restorer.denoise(image, 0.1, strength=0.0)
+    with pytest.raises(ValueError, match="n_adaptations non-negative"):
+        restorer.denoise(image, 0.1, n_adaptations=-1)
+    with pytest.raises(TypeError, match=r"torch\.Tensor, got ndarray"):
+        restorer.denoise(image.numpy(), 0.1)
     operator = Rows.of([0, 1], 36)
     with pytest.raises(DataError, match=r"expected \(3, 36\)"):
         restorer.restore(torch.zeros(3), operator, 0.1, image)

@@ -83,14 +83,14 @@ def command(
     import torch
 
     from mixcoder.cli import models
-    from mixcoder.sensing.epll import DENOISING, RESTORING
+    from mixcoder.sensing.epll import ADAPTATIONS, FILLING, RESTORING
 
     matrix = _kernel(blur, kernel, shot)
     fitted, restorer = _restorer(model)
     std = (noise or 0.0) / shot.full
     # Where the image is solved for, what rounding to whole numbers took away counts as noise too.
     whole = math.hypot(std, shot.rounding)
-    rounds = len(DENOISING if task == "denoise" else RESTORING)
+    rounds = {"denoise": ADAPTATIONS + 1, "inpaint": len(FILLING)}.get(task, len(RESTORING))
     with progress("restoring", rounds, quiet=quiet) as advance, models.about(image):
         settings: Any = {"on_round": lambda done, of: advance(1)}
         if known is not None:

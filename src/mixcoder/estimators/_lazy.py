@@ -76,6 +76,9 @@ def _asked_later(estimator: Any, method: str, X: Any, options: dict[str, Any]) -
             kind = np.dtype(np.int64)
     nameless = copy(estimator)  # chunks are arrays: their names have been compared
     nameless.__dict__.pop("feature_names_in_", None)
+    nameless.__dict__.pop(
+        "_sklearn_output_config", None
+    )  # what comes of chunks is an array, whatever else is asked for
     answer = _Answer(nameless, method, options, width, kind)
     meta = np.empty((0,) if width is None else (0, 0), kind)
     if width is None:

@@ -30,6 +30,7 @@ from mixcoder.errors import DataError
 from mixcoder.estimators._annealing import Annealing, schedule_of
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._checkpoint import checkpointed
+from mixcoder.estimators._frames import rows_out
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
@@ -569,7 +570,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
 
         which for Gaussian components is :math:`\sum_k r_k [\mu_{k,b} + \Sigma_{k,ba} \Sigma_{k,aa}^{-1}
         (x_a - \mu_{k,a})]`, and for categories their most probable one. What is there stays as it is; a row without
-        any entry becomes the mean of the mixture.
+        any entry becomes the mean of the mixture. After ``set_output(transform="pandas")`` or ``"polars"`` the rows
+        come as a data frame with the columns of X, as from scikit-learn's imputers.
 
         Raises
         ------
@@ -584,14 +586,14 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         [[2.0, 1.0], [0.0, 0.0]]
         """
         model, x = self._incomplete_rows(X)
-        return like_input(impute(model, x), X)
+        return rows_out(self, impute(model, x), X)
 
     def sample_missing(self, X: Any, *, random_state: Any = None) -> Any:
         r"""Return the rows with each NaN replaced by a draw from :math:`p(x_b | x_a)`, shape (n_samples, n_features).
 
         All entries that a row misses are drawn together: a component from its posterior, then what it generates given
         what is there. Several draws are a multiple imputation (Rubin 1987): what is computed of each shows by its
-        spread how much the missing entries matter.
+        spread how much the missing entries matter. The rows come in the container that ``set_output`` asks for.
 
         Parameters
         ----------
@@ -615,7 +617,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         model, x = self._incomplete_rows(X)
         seed = check_random_state(self.random_state if random_state is None else random_state)
         generator = torch.Generator(device=x.device).manual_seed(int(seed.randint(np.iinfo(np.int32).max)))
-        return like_input(sample_missing(model, x, generator), X)
+        return rows_out(self, sample_missing(model, x, generator), X)
 
     def _incomplete_rows(self, X: Any) -> tuple[MixtureAutoencoder, Tensor]:
         """Return the model, and rows whose missing entries it can fill in."""

@@ -1,5 +1,6 @@
 """SEEING x through y = H x + e: operators, exact posteriors, missing entries."""
 
+from mixcoder.sensing.adaptation import adapted_prior
 from mixcoder.sensing.design import (
     designed_operator,
     gaussian_error,
@@ -53,6 +54,7 @@ __all__ = [
     "RowMasks",
     "Rows",
     "SciPyOperator",
+    "adapted_prior",
     "as_operator",
     "condition",
     "decoder_variance",

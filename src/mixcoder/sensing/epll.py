@@ -1,16 +1,16 @@
-"""Photographs restored with a mixture of patches: expected patch log-likelihood (EPLL)."""
+"""Photographs restored with a mixture of patches: exact posteriors, and expected patch log-likelihood (EPLL)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal, Self, final
+from typing import Any, Literal, Self, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import fold, interpolate, pad, unfold
+from torch.nn.functional import interpolate, pad
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.encoders.argmax import rowwise_argmax
@@ -18,18 +18,22 @@ from mixcoder.errors import DataError
 from mixcoder.ops.gaussian import log_det_whitener, whitened_square_norms, whitening_factors
 from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
 from mixcoder.sensing.operators import Operator, Rows
+from mixcoder.sensing.patch_means import OnRound, filled_in, without_noise
+from mixcoder.sensing.patches import Patches
 from mixcoder.sensing.prior import GaussianPrior
 from mixcoder.sensing.quadratics import compromise, smooth_fill
 
 # Patches in a block: their distances to a component stay in cache.
 _BLOCK = 1 << 13
 
-# Squared distances 1/beta between patches and image, in units of the noise variance, where the image is only noisy: in
-# each round half of the one before. Zoran & Weiss took 1, 4, 8, 16 and 32, which leaves 0.3 dB on photographs.
-DENOISING = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+# How often the mixture is adapted to an image before its noise is taken off, and how many rows it counts for then.
+ADAPTATIONS, STRENGTH = 3, 50.0
 
-# Standard deviations 1/sqrt(beta) otherwise, for pixels in [0, 1].
+# Standard deviations 1/sqrt(beta) of the rounds, for pixels in [0, 1].
 RESTORING = tuple(0.1 * 20 ** (-i / 13) for i in range(14))  # from 0.1 to 0.005
+
+# The same where pixels are filled in.
+FILLING = (0.02, 0.01)
 
 # A prior whose patches have a mean (of a channel) that varies by less than this share of their pixels has none.
 _LEVEL = 1e-2
@@ -39,18 +43,18 @@ _LEVEL = 1e-2
 _EXACT = 1e-2
 
 
-OnRound = Callable[[int, int], None]
-
-
 @final
 @dataclass(frozen=True)
 class EPLL:
-    r"""Restores images whose every patch is probable under a mixture of Gaussians.
+    r"""Restores images by what a mixture of Gaussians knows of their overlapping patches P_i x of p x p pixels.
+
+    Where pixels are noisy or missing (:meth:`denoise`, :meth:`inpaint`), a pixel is the mean of what is expected of it
+    in each patch, given what that patch shows. Where pixels are mixed (:meth:`deblur`, :meth:`super_resolve`,
+    :meth:`restore`), the image is one whose every patch is probable,
 
     .. math:: \min_x\ \frac{p^2}{2 \sigma^2} |Hx - y|^2 - \sum_i \log p(P_i x)
 
-    over all overlapping patches P_i x of p x p pixels, by half-quadratic splitting: for rising beta, each patch becomes
-    its most probable explanation,
+    by half-quadratic splitting: for rising beta, each patch becomes its most probable explanation,
 
     .. math:: k_i = \arg\max_k \pi_k N(P_i x;\ \mu_k, \Sigma_k + I/\beta), \qquad
               z_i = \mu_{k_i} + \Sigma_{k_i} (\Sigma_{k_i} + I/\beta)^{-1} (P_i x - \mu_{k_i})
@@ -112,10 +116,32 @@ class EPLL:
             restorer, removes_mean=restorer._knows_no_level() if removes_mean is None else removes_mean
         )
 
+    @property
+    def patches(self) -> Patches:
+        """How patches are taken and put back."""
+        return Patches(self.patch_size, self.prior.n_features // self.patch_size**2)
+
     # What can be wrong with an image
 
-    def denoise(self, image: Tensor, noise_std: float, *, on_round: OnRound | None = None) -> Tensor:
-        """Return an image without its white noise.
+    def denoise(
+        self,
+        image: Tensor,
+        noise_std: float,
+        *,
+        strength: float = STRENGTH,
+        n_adaptations: int = ADAPTATIONS,
+        on_round: OnRound | None = None,
+    ) -> Tensor:
+        r"""Return an image without its white noise.
+
+        First the mixture comes to know the patches of this image (:func:`adapted_prior`). Then each pixel is the mean
+        of what is expected of it in all patches P_i y, weighted by how well each of them is known,
+
+        .. math:: x = \Big(\sum_i \tfrac1{v_i} P_i'P_i\Big)^{-1} \sum_i \tfrac1{v_i} P_i' E[P_i x\,|\,P_i y],
+                  \qquad v_i = \tfrac1{p^2} \mathrm{tr\,Cov}[P_i x\,|\,P_i y]
+
+        These are exact posteriors of the noise that there is. The rounds of :meth:`restore` treat what is left of it as
+        white again, and leave 0.5 to 1 dB more of it in photographs.
 
         Parameters
         ----------
@@ -123,14 +149,31 @@ class EPLL:
             Floating, in the units that the prior was fitted in.
         noise_std : float
             Standard deviation of the noise, positive, in the same units.
+        strength : float
+            How many patches the prior counts for, for each component, when it is adapted.
+        n_adaptations : int
+            Steps of EM; 0 keeps the prior as it is.
         on_round : callable, optional
-            Told after each round how many there have been, and of how many.
+            Told after each pass over the patches how many there have been, and of how many: one more than adaptations.
         """
         self._checked(image)
         if not 0 < noise_std < math.inf:
             raise ValueError(f"noise_std must be positive and finite, got {noise_std!r}.")
-        stds = [noise_std / math.sqrt(level) for level in DENOISING]
-        return self._solve(image, image.flatten(), None, noise_std, stds, on_round)
+        if not 0 < strength < math.inf or n_adaptations < 0:
+            raise ValueError(
+                f"strength must be positive and finite and n_adaptations non-negative, got {strength!r} and "
+                f"{n_adaptations!r}."
+            )
+        return without_noise(
+            self.prior,
+            self.patches,
+            image,
+            noise_std,
+            removes_mean=self.removes_mean,
+            strength=strength,
+            n_adaptations=n_adaptations,
+            on_round=on_round,
+        )
 
     def inpaint(
         self,
@@ -139,10 +182,14 @@ class EPLL:
         noise_std: float = 0.0,
         *,
         start: Tensor | None = None,
-        stds: Sequence[float] = RESTORING,
+        stds: Sequence[float] = FILLING,
         on_round: OnRound | None = None,
     ) -> Tensor:
         """Return an image whose missing pixels are filled in; those that are known stay as they are without noise.
+
+        Each pixel is the mean of what is expected of it in all patches, given the known pixels of each, weighted by how
+        well it is known; under the components that fit the patch best as it was filled in the round before. A patch has
+        the level of the image's known pixels, give or take their spread.
 
         Parameters
         ----------
@@ -155,18 +202,31 @@ class EPLL:
         start : Tensor, shape of the image, optional
             By default the missing pixels start as the smoothest surface through the others.
         stds : sequence of float
-            1/sqrt(beta) of each round.
+            How far the patches of each round may be from what they are in the end.
         on_round : callable, optional
-            As in :meth:`denoise`.
+            Told after each round how many there have been, and of how many.
         """
-        mask = mask.expand(image.shape)
-        known = mask.flatten().nonzero()[:, 0]
-        if not len(known):
+        mask = _checked_mask(mask, image.shape)
+        if not bool(mask.any()):
             raise DataError("No pixel is known: there is nothing to restore from.")
-        operator = Rows(known, image.numel())
-        y = image.flatten()[known]
-        filled = smooth_fill(torch.where(mask, image, 0.0), mask) if start is None else start
-        return self.restore(y, operator, noise_std, filled, stds=stds, on_round=on_round)
+        if not 0 <= noise_std < math.inf:
+            raise ValueError(f"noise_std must be non-negative and finite, got {noise_std!r}.")
+        if not len(stds) or not all(0 < std < math.inf for std in stds):
+            raise ValueError(f"stds must be positive and finite, at least one, got {stds!r}.")
+        self._checked(torch.where(mask, image, 0.0))
+        whole = smooth_fill(torch.where(mask, image, 0.0), mask) if start is None else start
+        self._checked(whole)
+        return filled_in(
+            self.prior,
+            self.patches,
+            image,
+            mask,
+            whole,
+            noise_std,
+            removes_mean=self.removes_mean,
+            stds=stds,
+            on_round=on_round,
+        )
 
     def deblur(
         self,
@@ -279,27 +339,22 @@ class EPLL:
         self,
         image: Tensor,
         y: Tensor,
-        operator: Operator | None,
+        operator: Operator,
         noise_std: float,
         stds: Sequence[float],
         on_round: OnRound | None,
     ) -> Tensor:
-        shape, prior = image.shape, self.prior
-        x = image.reshape(-1, *shape[-2:])
-        whole = prior.n_features == len(x) * self.patch_size**2
-        x = x[None] if whole else x[:, None]  # (images, channels, height, width)
-        counts = self._put(torch.ones_like(self._patches(x)), x.shape)
+        shape, x = image.shape, self.patches.stacked(image)
+        counts = self.patches.put(torch.ones_like(self.patches.take(x)), x.shape)
         covariances = self.prior.covariances()
-        exact = noise_std == 0 and isinstance(operator, Rows)
+        kept = operator.columns if noise_std == 0 and isinstance(operator, Rows) else None
         for done, std in enumerate(stds, 1):
-            patches = self._patches(x)
-            total = self._put(self._explained(patches, covariances, std**2), x.shape)
+            patches = self.patches.take(x)
+            total = self.patches.put(self._explained(patches, covariances, std**2), x.shape)
             beta, weight = 1 / std**2, self.patch_size**2 / max(noise_std, _EXACT * std) ** 2
-            if exact:
+            if kept is not None:
                 x = total / counts
-                x.view(-1)[operator.columns] = y.to(x)  # type: ignore[union-attr]
-            elif operator is None:
-                x = (weight * y.view_as(x) + beta * total) / (weight + beta * counts)
+                x.view(-1)[kept] = y.to(x)
             elif isinstance(operator, Rows):
                 seen, times = (
                     operator.adjoint(v[None]).view_as(x) for v in (y.to(x), torch.ones_like(y).to(x))
@@ -339,28 +394,18 @@ class EPLL:
         means = (self.prior.means + self.prior.shift)[self.prior.used]
         moments = self.prior.covariances() + means[:, :, None] * means[:, None, :]
         second = torch.einsum("k,kde->de", weights, moments)
-        n = self.patch_size**2
-        mean = torch.eye(len(second) // n, dtype=second.dtype).repeat_interleave(n, 1) / n  # (channels, d)
-        levels = torch.einsum("cd,de,ce->c", mean.to(second), second, mean.to(second))
+        mean = self.patches.levels(second) / self.patch_size**2
+        levels = torch.einsum("cd,de,ce->c", mean, second, mean)
         return bool(levels.mean() < _LEVEL * second.diagonal().mean())
 
-    def _centre(self, patches: Tensor) -> Tensor | float:
-        """Return the mean of each channel of each patch, for each of its pixels."""
-        if not self.removes_mean:
-            return 0.0
-        channels = patches.unflatten(1, (-1, self.patch_size**2))
-        return channels.mean(2, keepdim=True).expand_as(channels).flatten(1)
+    def _centre(self, rows: Tensor) -> Tensor | float:
+        return self.patches.centre(rows) if self.removes_mean else 0.0
 
-    def _patches(self, x: Tensor) -> Tensor:
-        """Return all patches, shape (n, c p^2)."""
-        return unfold(x, self.patch_size).mT.flatten(0, 1).contiguous()
-
-    def _put(self, patches: Tensor, shape: torch.Size) -> Tensor:
-        """Return the sum of patches at their places, the adjoint of taking them."""
-        places = patches.unflatten(0, (shape[0], -1)).mT
-        return fold(places, shape[-2:], self.patch_size)
-
-    def _checked(self, image: Tensor) -> None:
+    def _checked(self, image: Any) -> None:
+        if not isinstance(image, Tensor):
+            raise TypeError(
+                f"An image must be a torch.Tensor, got {type(image).__name__}; use torch.as_tensor."
+            )
         if image.ndim not in (2, 3) or not image.is_floating_point():
             raise DataError(
                 f"An image is floating of shape (height, width) or (channels, height, width), got {image.dtype} of "
@@ -380,4 +425,15 @@ class EPLL:
             )
 
 
-__all__ = ["DENOISING", "EPLL", "RESTORING"]
+def _checked_mask(mask: Any, shape: torch.Size) -> Tensor:
+    """Return a mask in the shape of an image."""
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape in (shape, shape[-2:]):
+        return mask.expand(shape)
+    given = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    raise DataError(
+        f"A mask is a bool tensor of shape {tuple(shape[-2:])}, or the image's, true where a pixel is known; got "
+        f"{given}."
+    )
+
+
+__all__ = ["ADAPTATIONS", "EPLL", "FILLING", "RESTORING", "STRENGTH"]

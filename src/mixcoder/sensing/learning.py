@@ -11,17 +11,14 @@ import torch
 from torch import Tensor
 
 from mixcoder.errors import DataError
-from mixcoder.ops.gaussian import LOG_2PI
+from mixcoder.fitting.acceleration import Leap
+from mixcoder.sensing.indirect import IndirectProblem, Look
 from mixcoder.sensing.operators import Operator, as_operator
 from mixcoder.sensing.posterior import checked_observation
 from mixcoder.sensing.prior import GaussianPrior
 
-# Smallest variance of a component in any direction, as a fraction of the mean variance of the first prior.
-_FLOOR = 1e-8
-
 # Smallest noise variance, as a fraction of the mean square of the measurements.
 _NOISE_FLOOR = 1e-10
-
 
 # Up to so many features it is computed, not counted, how much of a covariance the operators see.
 _COUNTED = 32
@@ -39,7 +36,7 @@ class Learned:
     noise_variance : float
         Given, or estimated.
     bounds : tuple of float
-        The mean log-evidence of an observation before each step and after the last, in nats; plus
+        The mean log-evidence of an observation before each step (of EM, or a leap) and after the last, in nats; plus
         the log-density of the covariances, where their strength is not zero.
     converged : bool
         Whether a step changed the bound by less than ``tol``.
@@ -79,7 +76,8 @@ def learn_from_measurements(
 ) -> Learned:
     r"""Return the mixture of Gaussians and the noise level under which y_b = H_b x_b + e_b are most probable.
 
-    Exact EM: with S_bk = H_b S_k H_b' + s^2 I, the E-step takes for each observation the posterior of its row,
+    Exact EM, with the leaps of SQUAREM, each kept only if the bound does not fall. With
+    S_bk = H_b S_k H_b' + s^2 I, the E-step takes for each observation the posterior of its row,
 
     .. math:: r_{bk} \propto \pi_k N(y_b;\ H_b\mu_k, S_{bk}), \qquad
               m_{bk} = \mu_k + \Sigma_k H_b' S_{bk}^{-1} (y_b - H_b\mu_k), \qquad
@@ -111,8 +109,8 @@ def learn_from_measurements(
         Draws the start; needed where none is given.
     max_iter : int
     tol : float
-        The fit stops when a step raises the bound by less than this, in nats an observation. An estimated noise level
-        comes last, the more slowly the fewer measurements there are of a row: ask for 1e-7 where it matters.
+        The fit stops when a step of EM raises the bound by less than this, in nats an observation. An estimated noise
+        level comes last, the more slowly the fewer measurements there are of a row: ask for 1e-7 where it matters.
     on_step : callable, optional
         Told the number of each step and the bound before it.
 
@@ -160,99 +158,38 @@ def learn_from_measurements(
     scale = float(torch.stack([prior.variances(k).mean() for k in prior.used]).mean())
     squares = sum(float(y.square().sum()) for y, _ in seen) / sum(y.numel() for y, _ in seen)
     level = 0.1 * squares if noise_variance is None else noise_variance
+    problem = IndirectProblem(seen, strength, scale, noise_variance, _NOISE_FLOOR * squares)
     bounds: list[float] = []
-    for i in range(max_iter + 1):
-        sums = _sums(prior, seen, level)
-        bounds.append((sums.log_evidence + _penalty(prior, strength, scale)) / n_rows)
+
+    def reached(look: Look) -> Look:
+        bounds.append(look.bound)
         if on_step is not None:
-            on_step(i, bounds[-1])
-        if i == max_iter or (i and bounds[-1] - bounds[-2] < tol):
-            break
-        prior = _maximised(prior, sums, strength, scale)
-        if noise_variance is None:
-            level = max(sums.noise / sums.n_measured, _NOISE_FLOOR * squares)
-    return Learned(prior, level, tuple(bounds), len(bounds) > 1 and bounds[-1] - bounds[-2] < tol)
+            on_step(len(bounds) - 1, look.bound)
+        return look
+
+    at, leap, converged = reached(problem.look(prior, level)), Leap(), False
+    while not converged and len(bounds) <= max_iter:
+        path = [at]
+        while len(path) < 3 and len(bounds) <= max_iter and not converged:
+            at = reached(problem.look(*problem.maximised(at)))
+            converged = at.bound - path[-1].bound < tol
+            path.append(at)
+        if len(path) == 3 and len(bounds) <= max_iter and not converged:
+            at, leap = _leapt(problem, path, leap)
+            if at is not path[-1]:
+                reached(at)
+    return Learned(at.prior, at.level, tuple(bounds), converged)
 
 
-@dataclass
-class _Sums:
-    """What the M-step needs of all observations; means and scatters are about the current means."""
-
-    counts: Tensor
-    firsts: Tensor
-    seconds: Tensor
-    noise: float
-    n_measured: int
-    log_evidence: float
-
-
-def _sums(prior: GaussianPrior, batches: list[tuple[Tensor, Tensor]], level: float) -> _Sums:
-    k, d = prior.means.shape
-    sums = _Sums(
-        prior.means.new_zeros(k), prior.means.new_zeros(k, d), prior.means.new_zeros(k, d, d), 0.0, 0, 0.0
-    )
-    for y, matrix in batches:
-        centred = y - prior.shift @ matrix.T
-        log_joint = y.new_full((len(y), k), -torch.inf)
-        parts: dict[int, tuple[Tensor, Tensor]] = {}
-        for c in prior.used:
-            cross = prior.spreads[c] @ matrix.T  # (d, m)
-            covariance = matrix @ cross
-            covariance.diagonal().add_(level)
-            factor = torch.linalg.cholesky(covariance)
-            white = torch.linalg.solve_triangular(factor, cross.T, upper=False)  # (m, d)
-            apart = torch.linalg.solve_triangular(
-                factor, (centred - prior.means[c] @ matrix.T).T, upper=False
-            )
-            log_det = 2 * factor.diagonal().log().sum() + len(factor) * LOG_2PI
-            log_joint[:, c] = prior.log_weights[c] - 0.5 * (apart.square().sum(0) + log_det)
-            parts[c] = (white, apart.T)
-        evidence = torch.logsumexp(log_joint, 1)
-        weights = torch.softmax(log_joint, 1)
-        sums.log_evidence += float(evidence.sum())
-        sums.n_measured += y.numel()
-        for c, (white, apart) in parts.items():
-            r = weights[:, c]
-            moved = apart @ white  # m_bk - mu_k, (n, d)
-            left = prior.spreads[c] - white.T @ white
-            sums.counts[c] += r.sum()
-            sums.firsts[c] += r @ moved
-            sums.seconds[c] += (moved * r[:, None]).T @ moved + r.sum() * left
-            residual = centred - (prior.means[c] + moved) @ matrix.T
-            trace = float(((matrix @ left) * matrix).sum())
-            sums.noise += float(r @ residual.square().sum(1)) + float(r.sum()) * max(trace, 0.0)
-    return sums
-
-
-def _maximised(prior: GaussianPrior, sums: _Sums, strength: float, scale: float) -> GaussianPrior:
-    """Return the mixture that the sums ask for; a component that no observation asks for keeps its shape."""
-    weights = sums.counts / sums.counts.sum()
-    total = sums.counts.clamp_min(1e-10)
-    moved = sums.firsts / total[:, None]
-    identity = torch.eye(prior.n_features, dtype=moved.dtype, device=moved.device)
-    scatter = sums.seconds - sums.counts[:, None, None] * moved[:, :, None] * moved[:, None, :]
-    spreads = (scatter + strength * scale * identity) / (total + strength)[:, None, None]
-    spreads = 0.5 * (spreads + spreads.mT)
-    values, vectors = torch.linalg.eigh(spreads)
-    if bool((values < _FLOOR * scale).any()):
-        # The most likely covariance under the floor (its eigenvalues are raised): the bound still never falls.
-        spreads = (vectors * values.clamp_min(_FLOOR * scale)[:, None, :]) @ vectors.mT
-    idle = (sums.counts <= 1e-10)[:, None]
-    return replace(
-        prior,
-        log_weights=weights.log(),
-        means=torch.where(idle, prior.means, prior.means + moved),
-        spreads=torch.where(idle[:, :, None], prior.spreads, spreads),
-    )
-
-
-def _penalty(prior: GaussianPrior, strength: float, scale: float) -> float:
-    if strength == 0:
-        return 0.0
-    factors = torch.linalg.cholesky(prior.spreads[prior.used])
-    log_dets = 2 * factors.diagonal(dim1=1, dim2=2).log().sum()
-    traces = scale * torch.cholesky_inverse(factors).diagonal(dim1=1, dim2=2).sum()
-    return -0.5 * strength * float(log_dets + traces)
+def _leapt(problem: IndirectProblem, path: list[Look], leap: Leap) -> tuple[Look, Leap]:
+    """Return where a leap along two steps of EM lands, or where they end if it is no better; and the next leap."""
+    last = path[-1]
+    target, length = leap(*(look.sums.about(last.prior.means - look.prior.means) for look in path))
+    if target is None:
+        return last, leap
+    landed = problem.look(*problem.maximised(replace(last, sums=target)))
+    accepted = landed.bound >= last.bound
+    return (landed if accepted else last), leap.after(length, accepted=accepted)
 
 
 def _start(

@@ -344,12 +344,13 @@ def as_operator(value: Any) -> Operator:
     if isinstance(value, Tensor):
         return Matrix(value.detach())
     try:
-        return Matrix(torch.as_tensor(value, dtype=torch.float64))
+        matrix = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"An operator is one of mixcoder.sensing, a matrix of shape (n_measurements, n_features) or a SciPy "
             f"LinearOperator, got {type(value).__name__}: {error}."
         ) from error
+    return Matrix(matrix)
 
 
 __all__ = ["GaussianRandom", "Matrix", "Operator", "Physics", "Rows", "SciPyOperator", "as_operator"]

@@ -353,8 +353,10 @@ def row_blocks(n_rows: int, prior: GaussianPrior, seen: Tensor) -> Iterator[slic
     return (slice(at, min(at + size, n_rows)) for at in range(0, n_rows, size))
 
 
-def checked_observation(y: Tensor, operator: Operator, n_features: int) -> Tensor:
+def checked_observation(y: Any, operator: Operator, n_features: int) -> Tensor:
     """Return the observations, floating, of the width of an operator that fits the model."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor.")
     m, d = operator.shape
     if d != n_features:
         raise ValueError(
