@@ -122,7 +122,9 @@ class Subspace(Planes[SubspaceParams]):
         counts = statistics.counts
         if isinstance(statistics, LatentMoments):
             means = safe_means(counts, statistics.sums)
-            bases = torch.linalg.qr(latent_covariances(statistics, means).mT)[0]
+            bases, turns = torch.linalg.qr(latent_covariances(statistics, means).mT)
+            # Each axis points to where the one before it did: sums of batches along them can then be averaged.
+            bases = torch.where(turns.diagonal(dim1=1, dim2=2)[:, None, :] < 0, -bases, bases)
         else:
             d = packed_features(statistics.sums.shape[1])
             low_rank.require_rank("Subspace", self.n_latent, d)

@@ -60,7 +60,7 @@ _MAP_STATE = ("history_", "n_iter_", "gradient_norm_", "converged_")
 _INSIDE = "model."
 """What the names of the arrays of the model within a map begin with."""
 
-_SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture")
+_SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture", "SubspaceMixture")
 
 
 def _estimators() -> dict[str, type[Any]]:
