@@ -30,7 +30,7 @@ from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare
 from mixcoder.fitting.scan import Scan
 from mixcoder.fitting.stream import Stream
-from mixcoder.fitting.subspaces import distortion_of, fall_below, ranked_planes, scaled_to
+from mixcoder.fitting.subspaces import distortion_of, fall_below, in_own_units, ranked_planes, scaled_to
 from mixcoder.ops.simplex import log_simplex
 from mixcoder.sources import Block, Source
 from mixcoder.statistics import Statistics
@@ -261,7 +261,7 @@ class SubspaceMixture(LinearCodes):
         family = Subspace(family_ranks(self.n_latent, int(self.n_components)))
         problem, seen = prepare(source, family, self._checked_range(source, family), fixed_weights=True)
         self._require_representable(problem, source.dtype)
-        return problem, seen
+        return in_own_units(problem), seen
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         source, unit = self._source(X, sample_weight)
