@@ -28,9 +28,13 @@ _RANK_GAIN = 1e-4
 
 def in_own_units(problem: Problem) -> Problem:
     """Return the problem in units of the variance of its rows, so that a search finds the same in metres and miles."""
+    return _in_units_of(problem, float(problem.variances.mean()))
+
+
+def _in_units_of(problem: Problem, variance: float) -> Problem:
+    """Return the problem in units of a variance in squared working units, of one where that is zero."""
     assert isinstance(problem.family, Subspace)
-    variance = float(problem.variances.mean()) or 1.0
-    return replace(problem, family=replace(problem.family, variance=variance))
+    return replace(problem, family=replace(problem.family, variance=variance or 1.0))
 
 
 def scaled_to(problem: Problem, start: Start) -> Problem:
@@ -43,7 +47,7 @@ def scaled_to(problem: Problem, start: Start) -> Problem:
     totals = problem.totals(*start, Argmax())
     level = _squares_of(problem, start[0].n_components)(float(totals.bound / totals.weight))
     least = _LEAST_UNIT * float(problem.variances.mean())
-    return replace(problem, family=replace(problem.family, variance=max(level / (d - 1), least) or 1.0))
+    return _in_units_of(problem, max(level / (d - 1), least))
 
 
 def distortion_of(problem: Problem, n_components: int) -> Callable[[float], float]:
