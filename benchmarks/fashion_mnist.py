@@ -201,8 +201,8 @@ def table(places: list[int], seeds: int, epochs: int) -> None:
         "",
         (
             "Written by `python benchmarks/fashion_mnist.py`; squared error per pixel of the 10 000 test images, mean "
-            "and half the range over seeds. Bits are those of the component's number, log2 K. `n_active`: so many planes "
-            f"share an image in the fit, at temperature {HOT:g}."
+            "and half the range over seeds. Bits are those of the component's number, log2 K. `n_active`: so many "
+            f"planes share an image in the fit, at temperature {HOT:g}."
         ),
         "",
         "| model | seeds | test error | bits beside the 20 numbers | seconds to fit |",
