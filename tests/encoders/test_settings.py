@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mixcoder.encoders import Annealed, Tempered
+from mixcoder.encoders import Annealed, Tempered, Truncated
 
 NO_NUMBERS = [True, False, np.True_, "1", "warm", [1.0], 1j]
 
@@ -54,3 +54,9 @@ def test_every_kind_of_number_will_do():
         assert Tempered(two) == Tempered(2.0)
         assert Annealed(betas=(1, two)) == Annealed(betas=(1.0, 2.0))
         assert Annealed(start=two, stop=math.inf).start == 2
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "2", None])
+def test_a_number_of_components_is_whole(value):
+    with pytest.raises(ValueError, match="n_active must be a whole number of at least 1"):
+        Truncated(value)

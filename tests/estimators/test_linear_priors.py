@@ -337,3 +337,61 @@ def test_a_prior_that_the_bound_forgets_breaks_the_laws():
     family = Forgetful(n_latent=2, shrinkage=0.3)
     with pytest.raises(AssertionError, match="maximize is stationary"):
         check_family(family, PPCA.examples()[0][1], encoders=[Posterior()])
+
+
+@pytest.mark.parametrize("cls", [mixcoder.PPCAMixture, mixcoder.FactorAnalyzerMixture])
+@pytest.mark.parametrize("d", [8, 170])
+def test_components_that_share_rows_raise_their_own_bound(cls, d, tmp_path):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(300, d)) + 4 * rng.normal(size=(6, d))[rng.integers(6, size=300)]
+    model = cls(
+        6, 2, temperature=20.0, n_active=2, tol=1e-6, max_iter=30, acceleration="none", random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(x)
+    bound = np.array(model.history_["bound"])
+    assert (np.diff(bound) >= -1e-9 * np.abs(bound[1:])).all()
+    code = model.encode(x)
+    assert ((code > 0).sum(1) == 2).all()
+    np.testing.assert_allclose(code.sum(1), 1)
+    # The code is softargmax(log p(x, k) / 20) of the two best, whatever the family.
+    log_joint = model.model_.log_joint(torch.from_numpy(x)).numpy()
+    best = np.sort(np.argsort(log_joint)[:, -2:])
+    shares = np.exp((np.take_along_axis(log_joint, best, 1) - log_joint.max(1, keepdims=True)) / 20)
+    expected = shares / shares.sum(1, keepdims=True)
+    np.testing.assert_allclose(np.take_along_axis(code, best, 1), expected, rtol=1e-6)
+    model.save(tmp_path / "m")
+    np.testing.assert_array_equal(mixcoder.load(tmp_path / "m").encode(x), code)
+
+
+def test_planes_of_few_rows_that_share_them_leave_less_of_new_rows():
+    """Six true planes, thirty fitted of ten rows each: with rows in common new rows are nearer to the planes."""
+    rng = np.random.default_rng(0)
+    d, q = 20, 3
+    axes = [np.linalg.qr(rng.normal(size=(d, q)))[0] for _ in range(6)]
+
+    def draw(n):
+        labels = rng.integers(6, size=n)
+        z = 2 * rng.normal(size=(n, q))
+        return np.stack([axes[k] @ v for k, v in zip(labels, z, strict=True)]) + 0.3 * rng.normal(size=(n, d))
+
+    x, new = draw(300), draw(1000)
+    left = []
+    for settings in ({"temperature": 0.0}, {"temperature": 1000.0, "n_active": 4}):
+        model = mixcoder.PPCAMixture(
+            30, q, min_variance=1.0, max_iter=20, tol=0.0, random_state=0, **settings
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            left.append(model.fit(x).distortion(new, rule="nearest"))
+    assert left[1] < 0.95 * left[0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.0}, {"temperature": mixcoder.encoders.Annealed()}, {"init": "annealed"}]
+)
+def test_sharing_needs_a_temperature(settings):
+    model = mixcoder.PPCAMixture(3, 1, n_active=2, **settings)
+    with pytest.raises(ValueError, match="n_active=2 components share a row by the temperature"):
+        model.fit(np.random.default_rng(0).normal(size=(50, 3)))

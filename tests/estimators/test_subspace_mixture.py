@@ -201,3 +201,71 @@ def test_planes_without_noise_leave_nothing():
     model = mixcoder.SubspaceMixture(3, 2, random_state=0).fit(x)
     assert model.distortion(x) < 1e-20
     np.testing.assert_allclose(model.reconstruct(x), x, atol=1e-10)
+
+
+@pytest.mark.parametrize("d", [6, 200])
+def test_a_first_batch_is_one_iteration_of_a_fit(d):
+    x, _ = planes(n=400, d=d, noise=0.1, seed=4)
+    one = mixcoder.SubspaceMixture(3, 2, random_state=0).partial_fit(x)
+    with pytest.warns(match="did not converge"):
+        fit = mixcoder.SubspaceMixture(3, 2, random_state=0, tol=0.0, max_iter=1).fit(x)
+    np.testing.assert_allclose(one.bases_, fit.bases_, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(one.means_, fit.means_, rtol=1e-9, atol=1e-12)
+    assert one.n_iter_ == fit.n_iter_ == 1
+    assert not one.converged_
+
+
+@pytest.mark.parametrize(("d", "n_latent"), [(6, 2), (6, [2, 2, 2]), (6, "auto"), (200, 2)])
+def test_batches_reach_the_floor(d, n_latent):
+    x, _ = planes(n=6000, d=d, noise=0.1, seed=5)
+    model = mixcoder.SubspaceMixture(3, n_latent, random_state=0)
+    for batch in np.split(x, 20):
+        model.partial_fit(batch)
+    whole = mixcoder.SubspaceMixture(3, 2, random_state=0).fit(x)
+    assert model.n_latent_.tolist() == [2, 2, 2]
+    assert model.distortion(x) < 1.02 * whole.distortion(x)
+    assert len(model.history_["distortion"]) == model.n_iter_ == 20
+    np.testing.assert_allclose(np.sort(model.weights_), np.sort(whole.weights_), atol=0.05)
+    np.testing.assert_allclose(model.bases_.mT @ model.bases_, np.eye(2)[None].repeat(3, 0), atol=1e-10)
+
+
+@pytest.mark.parametrize("d", [6, 200])
+def test_a_converged_fit_stays_where_it_is_on_its_own_rows(d, tmp_path):
+    x, _ = planes(n=400, d=d, noise=0.1, seed=6)
+    model = mixcoder.SubspaceMixture(3, 2, tol=0.0, max_iter=1000, random_state=0).fit(x)
+    before, means = model.distortion(x), model.means_
+    model.save(tmp_path / "m.mixcoder")
+    same = mixcoder.load(tmp_path / "m.mixcoder")
+    for _ in range(3):
+        model.partial_fit(x)
+        same.partial_fit(x)
+    assert model.distortion(x) == pytest.approx(before, rel=1e-9)
+    np.testing.assert_allclose(model.means_, means, atol=1e-9)
+    np.testing.assert_array_equal(model.bases_, same.bases_)
+
+
+def test_a_plane_that_a_batch_does_not_show_stays():
+    x, labels = planes(n=400, noise=0.1, seed=7)
+    model = mixcoder.SubspaceMixture(3, 2, random_state=0).fit(x)
+    labels = model.predict(x)
+    before = model.bases_[2], model.means_[2]
+    model.partial_fit(x[labels != 2])
+    np.testing.assert_allclose(model.bases_[2] @ model.bases_[2].T, before[0] @ before[0].T, atol=1e-9)
+    np.testing.assert_allclose(model.means_[2], before[1], atol=1e-9)
+    assert 0 < model.weights_[2] < 1 / 3
+    assert model.inertia_ == pytest.approx(len(x[labels != 2]) * model.distortion(x[labels != 2]))
+
+
+def test_a_batch_that_fails_changes_nothing():
+    x, _ = planes(n=200, seed=8)
+    model = mixcoder.SubspaceMixture(3, 2, random_state=0).partial_fit(x)
+    state = model.bases_
+    with pytest.raises(ValueError, match="features"):
+        model.partial_fit(x[:, :4])
+    with pytest.raises(ValueError, match="NaN"):
+        model.partial_fit(np.where(x > 1, np.nan, x))
+    np.testing.assert_array_equal(model.bases_, state)
+    with pytest.raises(ValueError, match="n_samples >= n_components"):
+        mixcoder.SubspaceMixture(3, 2).partial_fit(x[:2])
+    for name in ("sample", "score_samples", "predict_proba"):
+        assert not hasattr(model, name)

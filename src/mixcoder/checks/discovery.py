@@ -30,7 +30,7 @@ def discover(package: ModuleType, base: type[T]) -> list[type[T]]:
     --------
     >>> from mixcoder import encoders
     >>> [found.__name__ for found in discover(encoders, encoders.Encoder)]
-    ['Annealed', 'Argmax', 'Posterior', 'Tempered']
+    ['Annealed', 'Argmax', 'Posterior', 'Tempered', 'Truncated']
     """
     found = [
         entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, final
@@ -122,7 +123,9 @@ class Subspace(Planes[SubspaceParams]):
         counts = statistics.counts
         if isinstance(statistics, LatentMoments):
             means = safe_means(counts, statistics.sums)
-            bases = torch.linalg.qr(latent_covariances(statistics, means).mT)[0]
+            bases, turns = torch.linalg.qr(latent_covariances(statistics, means).mT)
+            # Each axis points to where the one before it did: sums of batches along them can then be averaged.
+            bases = torch.where(turns.diagonal(dim1=1, dim2=2)[:, None, :] < 0, -bases, bases)
         else:
             d = packed_features(statistics.sums.shape[1])
             low_rank.require_rank("Subspace", self.n_latent, d)
@@ -173,8 +176,12 @@ class Subspace(Planes[SubspaceParams]):
 
     def in_frame(self, frame: Frame) -> Self:
         """Return the family with its variances in squared working units."""
-        unit = float(frame.scale[0]) ** 2
-        return replace(self, variance=self.variance * unit, latent_variance=self.latent_variance * unit)
+        # Of units so large or small that their square is no number the nearest that is one is taken.
+        least, most = sys.float_info.min, sys.float_info.max / 2
+        unit = max(float(frame.scale[0].square()), least)
+        variance = min(max(self.variance * unit, least), most)
+        latent_variance = max(self.latent_variance * unit, 2 * variance)
+        return replace(self, variance=variance, latent_variance=latent_variance)
 
     def rounding(self, params: SubspaceParams, dtype: torch.dtype) -> float:
         """Return the error in nats to expect of the latent axes in a dtype, on a typical row in working units."""

@@ -6,6 +6,7 @@ from mixcoder.encoders.base import Encoder
 from mixcoder.encoders.multiplicative import Ascent, contraction_rate, multiplicative_ascent
 from mixcoder.encoders.posterior import Posterior
 from mixcoder.encoders.tempered import Tempered
+from mixcoder.encoders.truncated import Truncated
 
 __all__ = [
     "Annealed",
@@ -14,6 +15,7 @@ __all__ = [
     "Encoder",
     "Posterior",
     "Tempered",
+    "Truncated",
     "contraction_rate",
     "multiplicative_ascent",
 ]

@@ -16,12 +16,14 @@ from mixcoder import modelfile
 from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family, Params
-from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
+from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered, Truncated
 from mixcoder.errors import CorruptModelError, UnknownModelError
 from mixcoder.ops.frame import Frame
 from mixcoder.statistics import Statistics
 
-_ENCODERS: dict[str, type[Encoder]] = {c.__name__: c for c in (Annealed, Argmax, Posterior, Tempered)}
+_ENCODERS: dict[str, type[Encoder]] = {
+    c.__name__: c for c in (Annealed, Argmax, Posterior, Tempered, Truncated)
+}
 
 # Fitted scalars and lists that are not part of the mixture itself, by estimator.
 _DENSITY_STATE = ("converged_", "stop_reason_", "n_iter_", "lower_bound_", "lower_bounds_", "history_")
@@ -60,7 +62,7 @@ _MAP_STATE = ("history_", "n_iter_", "gradient_norm_", "converged_")
 _INSIDE = "model."
 """What the names of the arrays of the model within a map begin with."""
 
-_SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture")
+_SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture", "SubspaceMixture")
 
 
 def _estimators() -> dict[str, type[Any]]:

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import StrOptions
 
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import PPCA, FactorAnalyzer, Family
-from mixcoder.encoders import Annealed, Encoder
+from mixcoder.encoders import Annealed, Encoder, Truncated
 from mixcoder.estimators._lazy import lazily
 from mixcoder.estimators._linear_codes import LinearCodes, noise_of, projected
 from mixcoder.estimators._validation import Number, like_input
@@ -38,6 +38,7 @@ class LinearMixture(LinearCodes, Mixture):
         "noise": [StrOptions({"component", "shared"})],
         "shrinkage": [Number(Real, 0.0, None, closed="left")],
         "init": [StrOptions({"auto", "annealed"}), "array-like", callable],
+        "n_active": [Number(Integral, 1, None, closed="left"), None],
     }
 
     def __init__(
@@ -48,6 +49,7 @@ class LinearMixture(LinearCodes, Mixture):
         noise: str = "component",
         shrinkage: float = 0.0,
         temperature: float | Annealed = 1.0,
+        n_active: int | None = None,
         min_variance: float = 1e-6,
         init: Any = "auto",
         tol: float = 1e-3,
@@ -66,6 +68,7 @@ class LinearMixture(LinearCodes, Mixture):
         self.noise = noise
         self.shrinkage = shrinkage
         self.temperature = temperature
+        self.n_active = n_active
         self.min_variance = min_variance
         self.init = init
         self.tol = tol
@@ -84,7 +87,18 @@ class LinearMixture(LinearCodes, Mixture):
         """Return the low rank family."""
 
     def _encoder(self) -> Any:
-        return encoder_at(self.temperature)
+        if self.n_active is None:
+            return encoder_at(self.temperature)
+        if (
+            isinstance(self.temperature, Annealed)
+            or self.temperature == 0
+            or self._how_to_begin == "annealed"
+        ):
+            raise ValueError(
+                f"n_active={self.n_active} components share a row by the temperature, which must be a positive number; "
+                f"got temperature={self.temperature!r}, init={self.init!r}."
+            )
+        return Truncated(int(self.n_active), 1.0 / float(self.temperature))
 
     def _continues(self, previous: MixtureAutoencoder, n_features: int) -> bool:
         if not super()._continues(previous, n_features):
@@ -196,6 +210,11 @@ class PPCAMixture(LinearMixture):
         (``lower_bound_``, ``history_``) counts the log-prior; ``score`` does not.
     temperature : float, default=1.0
         1 is Bayes' posterior (soft EM), 0 the argmax (hard EM).
+    n_active : int, optional
+        Most components that share a row, the most probable ones (:class:`~mixcoder.encoders.Truncated`); by default all
+        do. With a temperature far above 1 they share it nearly evenly, and each component learns from ``n_active``
+        times as many rows as are nearest to it: the remedy where planes of many numbers have few rows each. A row is
+        still coded by one of them.
     min_variance : float, default=1e-6
         Smallest noise variance s_k^2, as a fraction of the variance of the data averaged over the features. A
         floor above the noise that the components would find (0.3 for images) makes it the same for all: the fit
@@ -256,7 +275,7 @@ class FactorAnalyzerMixture(LinearMixture):
         Strength of a prior on the noise towards the variances of the columns; as in :class:`PPCAMixture`.
     min_variance : float, default=1e-6
         Smallest noise variance of a column, as a fraction of its variance over all rows.
-    temperature, init, tol, max_iter, n_init, acceleration, random_state
+    temperature, n_active, init, tol, max_iter, n_init, acceleration, random_state
     warm_start, verbose, verbose_interval, on_interrupt, step_exponent
         As in :class:`Mixture`.
 

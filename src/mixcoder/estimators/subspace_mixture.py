@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -16,20 +16,24 @@ from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Subspace
 from mixcoder.encoders import Argmax
 from mixcoder.errors import DataError
-from mixcoder.estimators._callbacks import IterationTask, with_callbacks
+from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._checkpoint import checkpointed
-from mixcoder.estimators._lazy import lazily
+from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._linear_codes import LinearCodes, projected
 from mixcoder.estimators._validation import Number, like_input, weights_of
+from mixcoder.estimators.base import few_threads, on_device, stored
 from mixcoder.estimators.k_means import ClusterSums
 from mixcoder.estimators.linear_mixtures import N_LATENT, family_ranks, ranks_of
 from mixcoder.estimators.mixture import code_start
 from mixcoder.fitting.alternate import FitResult
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare
-from mixcoder.fitting.subspaces import distortion_of, fall_below, ranked_planes, scaled_to
+from mixcoder.fitting.scan import Scan
+from mixcoder.fitting.stream import Stream
+from mixcoder.fitting.subspaces import distortion_of, fall_below, in_own_units, ranked_planes, scaled_to
 from mixcoder.ops.simplex import log_simplex
-from mixcoder.sources import Block
+from mixcoder.sources import Block, Source
+from mixcoder.statistics import Statistics
 
 _BLOCK = 1 << 13
 
@@ -42,7 +46,8 @@ class SubspaceMixture(LinearCodes):
     The component of a row is that which leaves the smallest squared error, after projection. The M-step is the mean and
     the leading directions of a component's rows; above 160 features one step of orthogonal iteration from the current
     ones, and no d x d matrix. The objective falls in every iteration, except after a component that lost its rows
-    was given the worst-explained ones. It is no density; for that, and where codes near the mean are likelier than
+    was given the worst-explained ones. It is no density, since every point of a plane is as good as any other: it has
+    no ``sample``, ``score_samples`` or ``predict_proba``. For these, and where codes near the mean are likelier than
     codes far out, see :class:`PPCAMixture`.
 
     Parameters
@@ -64,6 +69,8 @@ class SubspaceMixture(LinearCodes):
     verbose : int
     on_interrupt : {"raise", "keep"}, default="raise"
         Whether Ctrl-C during ``fit`` leaves the estimator as it was and goes on up, or keeps the best model so far.
+    step_exponent : float, default=0.6
+        How fast ``partial_fit`` forgets: in (0.5, 1], see there.
 
     Attributes
     ----------
@@ -107,6 +114,7 @@ class SubspaceMixture(LinearCodes):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "on_interrupt": [StrOptions({"raise", "keep"})],
+        "step_exponent": [Number(Real, 0.5, 1.0, closed="right")],
     }
 
     def __init__(
@@ -121,6 +129,7 @@ class SubspaceMixture(LinearCodes):
         random_state: Any = None,
         verbose: int = 0,
         on_interrupt: str = "raise",
+        step_exponent: float = 0.6,
     ) -> None:
         self.n_components = n_components
         self.n_latent = n_latent
@@ -131,6 +140,7 @@ class SubspaceMixture(LinearCodes):
         self.random_state = random_state
         self.verbose = verbose
         self.on_interrupt = on_interrupt
+        self.step_exponent = step_exponent
 
     @property
     def _n_fitted_components(self) -> int:
@@ -180,8 +190,69 @@ class SubspaceMixture(LinearCodes):
         """Fit, and return the nearest plane of each row, shape (n_samples,)."""
         return self.fit(X, y, sample_weight=sample_weight).predict(X)
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
-        source, unit = self._source(X, sample_weight)
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        r"""Take one step on a batch of rows, in memory, in files or of Dask.
+
+        .. math:: s \leftarrow (1-\eta_t)\, s + \eta_t\, \bar s(x_t), \qquad \eta_t = (t+2)^{-a}
+
+        The running average of what the M-step needs of each plane, its share of the rows, their mean and their scatter,
+        moves towards that of the batch, whose rows go to the planes nearest to them, a = ``step_exponent``; then the
+        planes are laid anew. Above 160 features the scatter is that along the bases, which the steps turn. The first
+        batch starts the planes, as ``fit`` would; fitted planes go on from their own average, every iteration of
+        their fit counting as a step. A plane that a batch does not show stays where it is. ``inertia_`` is that of
+        the batch.
+
+        References
+        ----------
+        Cappe & Moulines (2009), equation 14, with the hard code in the place of the posterior.
+        """
+        del y
+        X = rows_anywhere(X)
+        with all_or_nothing(self), few_threads(X):
+            begun = hasattr(self, "model_") and self._continues(self.model_)
+            source, unit = self._source(X, sample_weight, reset=not begun, min_rows=1)
+            stream = self._resumed_stream(source) if begun else self._first_stream(source, unit)
+            stream = stream.step(source)
+            assert stream.average is not None
+            self.model_, self._sums = stored(stream.model), stream.average.contiguous()
+            self.n_iter_, self.converged_ = stream.n_steps, False
+            self.stop_reason_ = "partial_fit takes one step at a time"
+            level = distortion_of(stream.problem, int(self.n_components))
+            distortions = [level(bound) for bound in stream.bounds]
+            self.history_ = {"bound": list(stream.bounds), "distortion": distortions}
+            self._count(source, unit)
+            # Shares as the average knows them, in rows of the batch.
+            rows = self._cluster_counts.sum()
+            self._cluster_counts = rows * self._sums.counts.cpu()  # type: ignore[attr-defined]
+        return self
+
+    def _continues(self, previous: MixtureAutoencoder) -> bool:
+        family: Any = previous.family
+        asked = ranks_of(self.n_latent, int(self.n_components))
+        # "auto" goes on with the ranks that were chosen.
+        return previous.n_components == self.n_components and asked in (None, family.n_latent)
+
+    def _first_stream(self, source: Source, unit: float) -> Stream:
+        problem, _ = self._problem(source)
+        problem, starts, _ = self._starts(problem, unit * problem.total_weight)
+        first = starts(0)
+        return Stream(scaled_to(problem, first), *first, Argmax(), float(self.step_exponent))
+
+    def _resumed_stream(self, source: Source) -> Stream:
+        model = on_device(self.model_, source.device)
+        self._checked_range(source, model.family, first=False)
+        stream = Stream.resumed(
+            model,
+            source,
+            Argmax(),
+            exponent=float(self.step_exponent),
+            average=None if self._sums is None else self._sums.to(source.device),
+            bounds=tuple(self.history_["bound"]),
+        )
+        return replace(stream, problem=replace(stream.problem, fixed_weights=True))
+
+    def _problem(self, source: Source) -> tuple[Problem, Scan]:
         if source.n_rows < self.n_components:
             raise DataError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
@@ -190,6 +261,11 @@ class SubspaceMixture(LinearCodes):
         family = Subspace(family_ranks(self.n_latent, int(self.n_components)))
         problem, seen = prepare(source, family, self._checked_range(source, family), fixed_weights=True)
         self._require_representable(problem, source.dtype)
+        return in_own_units(problem), seen
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
+        source, unit = self._source(X, sample_weight)
+        problem, seen = self._problem(source)
         if self._checkpoint is not None:
             self._checkpoint.open(self, problem, seen)
         problem, starts, n_init = self._starts(problem, unit * problem.total_weight)
@@ -211,7 +287,8 @@ class SubspaceMixture(LinearCodes):
         self._keep(result)
         level = distortion_of(problem, int(self.n_components))
         self.history_["distortion"] = [level(bound) for bound in result.history.bound]
-        self._count(problem, unit)
+        self._sums = _average(result, problem)
+        self._count(problem.source, unit)
         task.close()
         if self.verbose:
             told = f"inertia {self.inertia_:.6g}: {result.reason} ({result.n_iter} iterations)"
@@ -246,9 +323,8 @@ class SubspaceMixture(LinearCodes):
         problem, first = ranked_planes(problem, start, asked, k, n_init, n_rows)
         return problem, lambda attempt: first, 1
 
-    def _count(self, problem: Problem, unit: float) -> None:
+    def _count(self, source: Source, unit: float) -> None:
         """Set ``inertia_`` and the weight of the rows nearest to each plane, from one pass over the rows."""
-        source = problem.source
         found = source.map_reduce(_Nearest(self.model_), max(256, (1 << 18) // source.n_features))
         self.inertia_, self._cluster_counts = float(found.squares) * unit, found.counts
 
@@ -302,6 +378,12 @@ class SubspaceMixture(LinearCodes):
 
     def _latent_unit(self, model: MixtureAutoencoder) -> float:
         return 1.0 / float(model.frame.scale[0])
+
+
+def _average(result: FitResult, problem: Problem) -> Statistics:
+    """Return the sums that the last M-step maximised, for a row."""
+    assert result.statistics is not None
+    return result.statistics.scaled(1.0 / problem.total_weight).contiguous()
 
 
 @dataclass(frozen=True)

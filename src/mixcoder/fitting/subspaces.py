@@ -26,40 +26,56 @@ _RANK_STEPS = 100
 _RANK_GAIN = 1e-4
 
 
+def in_own_units(problem: Problem) -> Problem:
+    """Return the problem in units of the variance of its rows, so that a search finds the same in metres and miles."""
+    return _in_units_of(problem, float(problem.variances.mean()))
+
+
+def _in_units_of(problem: Problem, variance: float) -> Problem:
+    """Return the problem in units of a variance in squared working units, of one where that is zero."""
+    assert isinstance(problem.family, Subspace)
+    return replace(problem, family=replace(problem.family, variance=variance or 1.0))
+
+
 def scaled_to(problem: Problem, start: Start) -> Problem:
     """Return the problem in units of the squared error that a start leaves, a free direction: all sums scale alike.
 
     What a pass may err by is then small beside what it measures, however near the rows are to the planes.
     """
-    family, d = problem.family, problem.source.n_features
-    assert isinstance(family, Subspace)
-    problem = replace(problem, family=replace(family, variance=1.0))
+    d = problem.source.n_features
+    problem = in_own_units(problem)
     totals = problem.totals(*start, Argmax())
-    level = distortion_of(problem, start[0].n_components)(float(totals.bound / totals.weight))
-    unit = level * float(problem.frame.scale[0]) ** 2 / (d - 1)
+    level = _squares_of(problem, start[0].n_components)(float(totals.bound / totals.weight))
     least = _LEAST_UNIT * float(problem.variances.mean())
-    return replace(problem, family=replace(family, variance=max(unit, least) or 1.0))
+    return _in_units_of(problem, max(level / (d - 1), least))
 
 
 def distortion_of(problem: Problem, n_components: int) -> Callable[[float], float]:
     """Return the function from a mean bound to the mean squared distance, in squared units of the rows."""
+    squares_of, scale = _squares_of(problem, n_components), float(problem.frame.scale[0])
+    # Twice by the scale, whose square may be no number.
+    return lambda bound: squares_of(bound) / scale / scale
+
+
+def _squares_of(problem: Problem, n_components: int) -> Callable[[float], float]:
+    """Return the function from a mean bound to the mean squared distance in working units."""
     family = problem.family
     assert isinstance(family, Subspace)
     offset = problem.frame.log_scale - math.log(n_components)
-    unit = 2 * family.variance / float(problem.frame.scale[0]) ** 2
-    return lambda bound: max(0.0, (offset - bound) * unit)
+    return lambda bound: max(0.0, (offset - bound) * 2 * family.variance)
 
 
 def fall_below(problem: Problem, tol: float, n_components: int) -> StopRule:
     """Return the rule that stops once an iteration lowers the squared error by no more than ``tol`` of it."""
-    level_of = distortion_of(problem, n_components)
+    squares_of, level_of = _squares_of(problem, n_components), distortion_of(problem, n_components)
 
     def rule(step: Step) -> str | None:
         if not math.isfinite(step.gain):
             return None
-        level, before = level_of(step.bound), level_of(step.bound - step.gain)
-        if before - level <= tol * level:
-            return f"the squared error fell from {before:.6g} to {level:.6g}, by less than tol={tol:g} of it"
+        before = step.bound - step.gain
+        if squares_of(before) - squares_of(step.bound) <= tol * squares_of(step.bound):
+            fall = f"from {level_of(before):.6g} to {level_of(step.bound):.6g}"
+            return f"the squared error fell {fall}, by less than tol={tol:g} of it"
         return None
 
     return rule
