@@ -160,7 +160,15 @@ def test_images_are_shown_with_their_reconstructions(tmp_path, monkeypatch):
     page = Page(Path("report.html").read_text(encoding="utf-8"))
     assert record["image"] == [8, 8]
     assert page.sections == [*SECTIONS[:-1], "images", "code"]
-    assert len(page.images) == 4
+    alternatives = [image["alt"] for image in page.images]
+    for cluster in record["clusters"]:  # pixels are looked at
+        told = f"Cluster {cluster['component']}: its mean, how it differs, and some of its rows"
+        assert alternatives.count(told) == 1
+    assert len(alternatives) == 5 + len(record["clusters"])
+    assert "an image of 8 x 8 pixels, from 0 to 16" in page.text
+    first = record["clusters"][0]["features"][0]
+    place = divmod(int(first["name"].removeprefix("x")), 8)
+    assert f"Farthest apart at line {place[0]}, column {place[1]} ({first['effect']:+.2f})" in page.text
     x = load_digits().data[:300]
     model = analyse(x, [f"x{j}" for j in range(64)], covariances=["tied_spherical"], most_components=4).model
     kept = x[:, np.ptp(x, axis=0) > 0]
@@ -191,6 +199,20 @@ def test_many_rows_are_compared_on_some_and_fitted_on_all(monkeypatch):
     assert len(found.labels) == 300
     direct = mixcoder.GaussianMixture(random_state=0, n_init=3, **found.selection.best.settings).fit(rows)
     assert found.model.score(rows) == direct.score(rows)
+
+
+def test_more_components_are_tried_while_they_are_better():
+    rng = np.random.default_rng(0)
+    places = np.stack(np.meshgrid(*[np.arange(4.0) * 20] * 2), -1).reshape(-1, 2)[:14]
+    rows = np.concatenate([place + rng.normal(size=(30, 2)) for place in places])
+    found = analyse(rows, ["a", "b"], covariances=["tied_spherical"])
+    tried = {c.n_components for c in found.selection.candidates}
+    assert tried == {*range(1, 10), 12, 16, 20}
+    assert found.selection.best.n_components == 16  # of these, the nearest to 14 that is enough
+    few = analyse(rows[:90], ["a", "b"], covariances=["tied_spherical"])
+    assert (few.selection.best.n_components, len(few.selection.candidates)) == (3, 9)
+    told = analyse(rows, ["a", "b"], covariances=["tied_spherical"], most_components=9)
+    assert len(told.selection.candidates) == 9
 
 
 def test_effect_sizes_are_cohens():

@@ -38,9 +38,7 @@ SQUARE = 64
 @click.option(
     "--most",
     type=click.IntRange(min=1, max=100),
-    default=9,
-    show_default=True,
-    help="The largest number of components to try.",
+    help="The largest number of components to try (default: 9, up to 20 while more are better).",
 )
 @click.option("--covariance", type=click.Choice(COVARIANCES), help="Of the mixture (default: chosen by BIC).")
 @click.option(
@@ -58,7 +56,7 @@ def command(
     data: str,
     out: str,
     components: int | None,
-    most: int,
+    most: int | None,
     covariance: str | None,
     image: str | None,
     seed: int,
@@ -188,9 +186,12 @@ def _text(record: dict[str, Any]) -> list[str]:
         apart = ", ".join(f"{f['name']} {f['effect']:+.2f}" for f in cluster["features"][:3])
         told = f"{100 * cluster['share']:.1f} %" + (f": {apart}" if record["components"] > 1 else "")
         rows.append((f"cluster {cluster['component']}", told))
+    if len(record["clusters"]) > 10:
+        rows.append(("", f"and {count(len(record['clusters']) - 10, 'smaller cluster')}, on the page"))
     odd = ", ".join(str(o["row"]) for o in record["outliers"][:5])
+    more = ", ..." if len(record["outliers"]) > 5 else ""
     rows += [
-        ("outliers", f"rows {odd}, ..."),
+        ("outliers", f"rows {odd}{more}"),
         ("page", f"{record['out']} ({number(record['bytes'])} bytes, {record['seconds']:.1f} s)"),
     ]
     return align(rows)

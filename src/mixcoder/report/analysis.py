@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from mixcoder.errors import DataError
+from mixcoder.errors import DataError, FitError
 from mixcoder.estimators import GaussianMixture, select
 from mixcoder.selection import Selection
 
 # Rows on which models are compared; the chosen one is fitted to all.
 SELECTION_ROWS = 10_000
 
-# Beyond so many columns full covariances take long and overfit.
+# Beyond so many columns full covariances take long and overfit, and a start that was searched for is enough.
 _WIDE = 30
+
+# Numbers of components to compare unless told; while the last is the best, the further ones too, of its covariance.
+_SIZES, _FURTHER = 9, (12, 16, 20)
 
 _TOLD = 5
 
@@ -54,6 +57,8 @@ class Cluster:
         Mean responsibility of the component for these rows.
     features : tuple of Feature
         The columns that set it apart most, the first most.
+    effects : ndarray, shape (d,)
+        Of every column fitted.
     """
 
     number: int
@@ -61,6 +66,7 @@ class Cluster:
     share: float
     certainty: float
     features: tuple[Feature, ...]
+    effects: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class Analysis:
     n_selection_rows : int
         On how many rows the models were compared.
     labels : ndarray, shape (n,)
+    log_density : ndarray, shape (n,)
+        In nats.
     clusters : tuple of Cluster
         The largest first.
     outliers : tuple of Outlier
@@ -124,6 +132,7 @@ class Analysis:
     selection: Selection
     n_selection_rows: int
     labels: np.ndarray
+    log_density: np.ndarray
     clusters: tuple[Cluster, ...]
     outliers: tuple[Outlier, ...]
     warnings: tuple[str, ...]
@@ -134,7 +143,7 @@ def analyse(
     columns: Sequence[str],
     *,
     covariances: Sequence[str] | None = None,
-    most_components: int = 9,
+    most_components: int | None = None,
     components: int | None = None,
     n_outliers: int = 10,
     seed: int = 0,
@@ -148,8 +157,8 @@ def analyse(
     covariances : sequence of str, optional
         Covariance types to compare; by default full, tied, diag and spherical ones, of more than 30 columns diag and
         tied_diag ones.
-    most_components : int, default=9
-        One to so many are compared.
+    most_components : int, optional
+        One to so many are compared; by default nine, and 12, 16 and 20 of the best covariance while more are better.
     components : int, optional
         Compare this number only.
     n_outliers : int, default=10
@@ -165,22 +174,27 @@ def analyse(
     some = x if len(x) <= SELECTION_ROWS else x[np.sort(rng.choice(len(x), SELECTION_ROWS, replace=False))]
     narrow = ("full", "tied", "diag", "spherical")
     wide = ("diag", "tied_diag")
-    sizes = range(1, min(most_components, len(some)) + 1) if components is None else [components]
+    sizes = range(1, min(most_components or _SIZES, len(some)) + 1) if components is None else [components]
     grid = {
         "covariance_type": covariances or (narrow if x.shape[1] <= _WIDE else wide),
         "n_components": sizes,
     }
-    selection = select(GaussianMixture(random_state=seed, n_init=3), some, grid)
+    n_init = 3 if x.shape[1] <= _WIDE else 1
+    fresh = GaussianMixture(random_state=seed, n_init=n_init)
+    selection = select(fresh, some, grid)
+    if most_components is None and components is None:
+        selection = _further(selection, fresh, some)
     best = selection.best
     told: tuple[str, ...] = best.remarks
     model = best.model
     if some is not x:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model = GaussianMixture(random_state=seed, n_init=3, **best.settings).fit(x)
+            model = GaussianMixture(random_state=seed, n_init=n_init, **best.settings).fit(x)
         told = tuple(dict.fromkeys(str(w.message) for w in caught))
     code = np.asarray(model.predict_proba(x), dtype=np.float64)
     labels = code.argmax(1)
+    log_density = np.asarray(model.score_samples(x), dtype=np.float64)
     return Analysis(
         x,
         names,
@@ -190,10 +204,26 @@ def analyse(
         selection,
         len(some),
         labels,
+        log_density,
         _clusters(x, names, labels, code),
-        _outliers(x, names, labels, np.asarray(model.score_samples(x), dtype=np.float64), n_outliers),
+        _outliers(x, names, labels, log_density, n_outliers),
         told,
     )
+
+
+def _further(selection: Selection, fresh: GaussianMixture, x: np.ndarray) -> Selection:
+    """Compare more components of the best covariance for as long as the most that were tried are the best."""
+    for k in _FURTHER:
+        best = selection.best
+        if best.n_components < max(c.n_components for c in selection.candidates) or k > len(x) // 10:
+            break
+        grid = {"covariance_type": [best.settings["covariance_type"]], "n_components": [k]}
+        try:
+            found = select(fresh, x, grid)
+        except FitError:  # the last step before is then the answer
+            break
+        selection = Selection((*selection.candidates, *found.candidates), selection.criterion)
+    return selection
 
 
 def effect_sizes(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -238,7 +268,7 @@ def _clusters(
         features = tuple(
             Feature(names[j], float(effects[j]), float(inside[j]), float(outside[j])) for j in order
         )
-        found.append(Cluster(k, n_rows, n_rows / len(x), float(code[own, k].mean()), features))
+        found.append(Cluster(k, n_rows, n_rows / len(x), float(code[own, k].mean()), features, effects))
     return tuple(sorted(found, key=lambda cluster: -cluster.n_rows))
 
 
