@@ -102,7 +102,9 @@ class Analysis:
     Parameters
     ----------
     x : ndarray, shape (n, d)
-        The rows fitted.
+        The rows fitted; NaN is a missing entry.
+    filled : ndarray, shape (n, d)
+        The same with missing entries as the model expects them.
     columns : tuple of str
         Of these rows.
     constant : tuple of str
@@ -125,6 +127,7 @@ class Analysis:
     """
 
     x: np.ndarray
+    filled: np.ndarray
     columns: tuple[str, ...]
     constant: tuple[str, ...]
     kept: np.ndarray
@@ -148,7 +151,7 @@ def analyse(
     n_outliers: int = 10,
     seed: int = 0,
 ) -> Analysis:
-    """Choose a Gaussian mixture for finite rows by BIC and ask it what there is to know.
+    """Choose a Gaussian mixture for rows by BIC and ask it what there is to know; NaN is a missing entry.
 
     Parameters
     ----------
@@ -164,7 +167,7 @@ def analyse(
     n_outliers : int, default=10
     seed : int, default=0
     """
-    kept = np.ptp(values, axis=0) > 0
+    kept = np.fmax.reduce(values) > np.fmin.reduce(values)  # of the entries that are there
     if not kept.any():
         raise DataError("Every column is constant: all rows are the same, there is nothing to describe.")
     x = np.ascontiguousarray(values[:, kept])
@@ -197,6 +200,7 @@ def analyse(
     log_density = np.asarray(model.score_samples(x), dtype=np.float64)
     return Analysis(
         x,
+        np.asarray(model.impute(x)) if np.isnan(x).any() else x,
         names,
         constant,
         kept,
@@ -231,7 +235,8 @@ def effect_sizes(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
     .. math:: \frac{m_1 - m_2}{s}, \quad s^2 = \frac{n_1 s_1^2 + n_2 s_2^2}{n_1 + n_2}
 
-    Infinite where a column varies between the two alone; 0 where one of the two has no rows.
+    over the entries that are there. Infinite where a column varies between the two alone; 0 where one of the two has
+    no entries.
 
     References
     ----------
@@ -243,13 +248,20 @@ def effect_sizes(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
     >>> effect_sizes(x, np.array([False, False, True, True])).tolist()
     [4.0]
     """
-    one, other = x[inside].astype(np.float64), x[~inside].astype(np.float64)
-    if not len(one) or not len(other):
-        return np.zeros(x.shape[1])
-    apart = one.mean(0) - other.mean(0)
-    within = np.sqrt((len(one) * one.var(0) + len(other) * other.var(0)) / len(x))
+    (n_one, one, var_one), (n_other, other, var_other) = _moments(x[inside]), _moments(x[~inside])
     with np.errstate(divide="ignore", invalid="ignore"):
+        within = np.sqrt((n_one * var_one + n_other * var_other) / (n_one + n_other))
+        apart = np.where((n_one > 0) & (n_other > 0), one - other, 0.0)
         return np.where(apart == 0, 0.0, apart / within)
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return number, mean and variance of the entries of each column that are there; 0 where there are none."""
+    seen = ~np.isnan(x)
+    n = seen.sum(0)
+    mean = np.where(seen, x, 0.0).sum(0, dtype=np.float64) / np.maximum(n, 1)
+    apart = np.where(seen, x - mean, 0.0)
+    return n, mean, np.einsum("nd,nd->d", apart, apart) / np.maximum(n, 1)
 
 
 def _clusters(
@@ -262,8 +274,7 @@ def _clusters(
         if not n_rows:
             continue
         effects = effect_sizes(x, own)
-        outside = x[~own].mean(0) if n_rows < len(x) else x.mean(0)
-        inside = x[own].mean(0)
+        inside, outside = _moments(x[own])[1], _moments(x[~own] if n_rows < len(x) else x)[1]
         order = np.argsort(-np.abs(effects), kind="stable")[:_TOLD]
         features = tuple(
             Feature(names[j], float(effects[j]), float(inside[j]), float(outside[j])) for j in order
@@ -277,9 +288,8 @@ def _outliers(
 ) -> tuple[Outlier, ...]:
     found: list[Outlier] = []
     for row in np.argsort(log_density, kind="stable")[:n].tolist():
-        own = x[labels == labels[row]].astype(np.float64)
-        stds = own.std(0)
-        apart = x[row] - own.mean(0)
+        _, mean, variance = _moments(x[labels == labels[row]])
+        stds, apart = np.sqrt(variance), np.nan_to_num(x[row] - mean)
         deviations = np.where(stds > 0, apart / np.where(stds > 0, stds, 1.0), 0.0)
         j = int(np.abs(deviations).argmax())
         found.append(

@@ -39,7 +39,7 @@ class Images:
     def told(self) -> str:
         """Return a sentence on what the rows are."""
         height, width = self._shape
-        low, high = (number(float(value)) for value in (self._values.min(), self._values.max()))
+        low, high = (number(float(value)) for value in (np.nanmin(self._values), np.nanmax(self._values)))
         return f"Each row is an image of {height} x {width} pixels, from {low} to {high}."
 
     def cluster(self, cluster: Cluster) -> str:
@@ -48,7 +48,7 @@ class Images:
         own = np.flatnonzero(analysis.labels == cluster.number)
         typical = own[np.argsort(-analysis.log_density[own], kind="stable")]
         shown = typical[_style.thin(len(typical), _OF_A_CLUSTER)]
-        mean = self._whole(analysis.x[own].mean(0)[None])
+        mean = self._whole(analysis.filled[own].mean(0)[None])
         differs = self._spread(np.nan_to_num(cluster.effects, posinf=_FAR, neginf=-_FAR)[None])
         titles = ["mean", "difference", *("" for _ in shown)]
         made = _Row(np.concatenate([mean, differs, self._rows(shown)]), titles, signed=1)
@@ -74,9 +74,9 @@ class Images:
             prototypes=self._whole(model.means_), weights=np.asarray(model.weights_)
         ).plot()
         chosen = _style.thin(len(self._values), _OF_ALL)
-        found = self._whole(model.reconstruct(analysis.x[chosen]))
+        found = self._whole(model.reconstruct(analysis.filled[chosen]))
         left = plot.ReconstructionDisplay(originals=self._rows(chosen), reconstructions=found).plot()
-        rate, distortion = model.rate(analysis.x), model.distortion(analysis.x)
+        rate, distortion = model.rate(analysis.filled), model.distortion(analysis.filled)
         text = f"A code takes {rate:.2f} bits a row and leaves a squared error of {number(distortion)} a row."
         return (
             f"<p>{escape(text)}</p>\n"
@@ -97,7 +97,7 @@ class Images:
 
     def _whole(self, fitted: Any) -> np.ndarray:
         """Return images of columns fitted, with those that were left out, which are the same everywhere."""
-        full = np.tile(self._values[0].astype(np.float64), (len(fitted), 1))
+        full = np.tile(np.fmax.reduce(self._values).astype(np.float64), (len(fitted), 1))
         full[:, self._analysis.kept] = fitted
         return full.reshape(-1, *self._shape)
 
@@ -127,7 +127,11 @@ class _Row:
                 tile.imshow(images[j], cmap="PuOr_r", vmin=-_FAR, vmax=_FAR, interpolation="none")
             else:
                 tile.imshow(
-                    images[j], cmap=_style.ramp(), vmin=plain.min(), vmax=plain.max(), interpolation="none"
+                    images[j],
+                    cmap=_style.ramp(),
+                    vmin=np.nanmin(plain),
+                    vmax=np.nanmax(plain),
+                    interpolation="none",
                 )
             tile.set_title(titles[j], fontsize=6, color=_style.FAINT, pad=2)
 

@@ -64,7 +64,9 @@ class Health:
         Rows that repeat an earlier one.
     warnings : sequence of str
     reading : mapping of str to str
-        The options by which it was read, as words of the command line.
+        The options by which it was read, as Python words.
+    chosen : sequence of str, optional
+        The columns that were read, where these are not all.
     """
 
     path: str
@@ -73,6 +75,7 @@ class Health:
     warnings: Sequence[str] = ()
     command: str = ""
     reading: Mapping[str, str] = field(default_factory=dict)
+    chosen: Sequence[str] | None = None
 
 
 def render(
@@ -169,6 +172,12 @@ def _health(analysis: Analysis, health: Health, images: Images | None) -> str:
     if not parts:
         parts.append("<p>Nothing stands in the way of a fit: no cell is missing or infinite.</p>")
     n = len(analysis.x)
+    if missing := int(np.isnan(analysis.x).sum()):
+        share = f"{100 * missing / analysis.x.size:.2g} %"
+        parts.append(
+            f"<p>{number(missing)} cells of the columns fitted, {share}, are missing: the model is that of the cells "
+            "that are there, with the others integrated out.</p>"
+        )
     if health.n_duplicates:
         parts.append(f"<p>{number(health.n_duplicates)} of {number(n)} rows repeat an earlier one.</p>")
     if images is not None:
@@ -245,12 +254,12 @@ def _model(analysis: Analysis) -> str:
 
 def _map(analysis: Analysis, images: Images | None) -> str:
     if analysis.x.shape[1] == 1:
-        display: Any = plot.DensityDisplay.from_estimator(analysis.model, analysis.x)
+        display: Any = plot.DensityDisplay.from_estimator(analysis.model, analysis.filled)
         display.ax_.set_xlabel(analysis.columns[0])
         return figure(
             display, "Density along the only column", "The density of the mixture and of each component."
         )
-    display = plot.EllipseDisplay.from_estimator(analysis.model, analysis.x, standardize=images is None)
+    display = plot.EllipseDisplay.from_estimator(analysis.model, analysis.filled, standardize=images is None)
     if analysis.x.shape[1] == 2:
         display.ax_.set_xlabel(analysis.columns[0])
         display.ax_.set_ylabel(analysis.columns[1])
@@ -310,6 +319,8 @@ def _outliers(analysis: Analysis, images: Images | None) -> str:
         f"The rows of lowest log-density, in nats (the median is {median:.2f}), with the column that lies "
         "farthest from the mean of its cluster, in standard deviations of the cluster. Rows count from 0."
     )
+    if np.isnan(analysis.x).any():
+        text += " Of a row with missing cells it is the density of those that are there."
     heads = ("row", "log-density", "cluster", "farthest column", "value", "deviations")
     pictures = "" if images is None else images.outliers()
     return f"<p>{escape(text)}</p>\n" + pictures + table(heads, rows, text=(3,))
@@ -319,9 +330,10 @@ def _code(analysis: Analysis, health: Health) -> str:
     best = analysis.selection.best
     drop = ""
     if analysis.constant:
-        drop = "\nX = X[:, np.ptp(X, axis=0) > 0]  # constant columns say nothing"
+        drop = "\nX = X[:, np.fmax.reduce(X) > np.fmin.reduce(X)]  # constant columns say nothing"
     options = "".join(f", {name}={value}" for name, value in health.reading.items())
-    loader = f"open_table({health.path!r}{options}).read().values"
+    chosen = "" if health.chosen is None else repr(list(health.chosen))
+    loader = f"open_table({health.path!r}{options}).read({chosen}).values"
     snippet = f"""import numpy as np
 
 import mixcoder
