@@ -260,6 +260,17 @@ def test_columns_that_are_no_numbers_are_left_out_and_named(tmp_path, monkeypatc
     assert (asked.exit_code, "not a number" in asked.stderr) == (3, True)
 
 
+@pytest.mark.parametrize("names", [["身高"], ["身高", "<b>重量</b>"]])
+def test_names_in_any_script_stand_in_the_page_where_a_picture_cannot_draw_them(tmp_path, monkeypatch, names):
+    monkeypatch.chdir(tmp_path)
+    write_table("two.csv", two_clouds(np.random.default_rng(0))[:, : len(names)], names)
+    result = CliRunner().invoke(main, ["report", "two.csv", "-k", "2", "--covariance", "full"])
+    assert result.exit_code == 0, result.output
+    assert "Glyph" not in result.stderr
+    text = Page(Path("report.html").read_text(encoding="utf-8")).text
+    assert {1: "along 身高.", 2: "身高 across, <b>重量</b> upwards."}[len(names)] in text
+
+
 def test_missing_cells_are_integrated_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

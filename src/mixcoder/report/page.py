@@ -257,13 +257,15 @@ def _map(analysis: Analysis, images: Images | None) -> str:
         display: Any = plot.DensityDisplay.from_estimator(analysis.model, analysis.filled)
         display.ax_.set_xlabel(analysis.columns[0])
         return figure(
-            display, "Density along the only column", "The density of the mixture and of each component."
+            display,
+            "Density along the only column",
+            f"The density of the mixture and of each component, along {analysis.columns[0]}.",
         )
     display = plot.EllipseDisplay.from_estimator(analysis.model, analysis.filled, standardize=images is None)
     if analysis.x.shape[1] == 2:
         display.ax_.set_xlabel(analysis.columns[0])
         display.ax_.set_ylabel(analysis.columns[1])
-        plane = "Both columns."
+        plane = f"{analysis.columns[0]} across, {analysis.columns[1]} upwards."
     else:
         units = (
             "each column in units of its standard deviation"

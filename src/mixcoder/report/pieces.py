@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -35,11 +36,18 @@ def bar(effect: float) -> str:
 
 
 def figure(display: Any, alt: str, caption: str) -> str:
-    """Return a picture as part of the page; its figure is closed."""
+    """Return a picture as part of the page; its figure is closed.
+
+    A name that the font of pictures cannot draw is no warning: the page itself has it.
+    """
     from matplotlib import pyplot as plt
 
     stream = io.BytesIO()
-    display.figure_.savefig(stream, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        display.figure_.savefig(
+            stream, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None}
+        )
     plt.close(display.figure_)
     data = base64.b64encode(stream.getvalue()).decode("ascii")
     return (
