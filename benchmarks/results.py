@@ -11,6 +11,7 @@ import torch
 
 TARGET = Path(__file__).parent / "RESULTS.md"
 ORDER = (
+    "newcomer",
     "em",
     "fit",
     "bayes",

@@ -95,8 +95,9 @@ def memory(folder: Path) -> str:
     )
 
 
-# What the libraries keep for themselves once products are large.
-LIBRARIES = 8 << 20
+# What the libraries keep for themselves once products are large, and what they and the allocator keep for each further
+# thread.
+LIBRARIES, A_THREAD = 8 << 20, 24 << 20
 
 KINDS = ("full", "tied", "diag", "spherical", "kmeans")
 
@@ -113,22 +114,23 @@ def formula(kind: str, n_rows: int, d: int, k: int, n_threads: int) -> dict[str,
     f = {"full": 1 + d + d * (d + 1) // 2, "diag": 1 + 2 * d, "spherical": 2 + d}.get(kind, 1 + d)
     rows = block_rows(k, f, 4)
     runs = min(64, -(-n_rows // rows))
+    kept = LIBRARIES + A_THREAD * (n_threads - 1)
     threads = n_threads * rows * (f + k + 2 * d) * 4 + 8 * k * f * (math.log2(runs) + 2)
     sample = min(50_000, max(2000, 50 * k, min(8 * f // d * k, int(1.5e9) // (k * d))))
     if kind == "kmeans":
         starts = max(1, min(4, int(1e9 / (sample * k * d))))
         settling = min(n_rows // 4, (32 << 20) // (4 * d))
-        seeding = 8 * sample * (5 * d + starts * k + 3 * starts * (2 + int(math.log(k))))
+        seeding = 8 * sample * (3 * d + starts * (k + d + 8))
         start = max(seeding, 40 * sample * d + settling * (4 * d + 64) + threads)
-        return {"pass": threads + 8 * n_rows + LIBRARIES, "start": start + LIBRARIES}
+        return {"pass": threads + 8 * n_rows + kept, "start": start + kept}
     starts = max(
         1, min(6, int(max(2e8 / (k * f), 12.0 * n_rows) / (80.0 * sample)), (32 << 20) // (8 * k * f))
     )
     written = min(sample, max(2000, (64 << 20) // (8 * f)))
-    copies = 7 if kind in ("full", "tied") else 5
+    copies = 6 if kind in ("full", "tied") else 5
     numbers = copies * sample * d + sample * starts * k + written * (f + starts * k)
     numbers += 6 * starts * k * (d * d if kind == "full" else f)
-    return {"pass": threads + LIBRARIES, "start": 8 * numbers + LIBRARIES}
+    return {"pass": threads + kept, "start": 8 * numbers + kept}
 
 
 def measured(kind: str, path: str, tiny: str, k: str, n_threads: str) -> None:

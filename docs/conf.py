@@ -35,6 +35,7 @@ extensions = [
     "numpydoc",
     "api_names",
     "mathml",
+    "opened_pages",
 ]
 exclude_patterns = ["_build", "_extensions", "_templates", "examples", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
@@ -87,6 +88,7 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = "mixcoder"
 html_static_path = ["_static"]
+html_extra_path = ["note/push-away.html"]  # a page of its own: links to it open it
 html_css_files = ["mixcoder.css"]
 html_show_sphinx = False
 html_copy_source = False

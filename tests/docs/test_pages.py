@@ -4,7 +4,11 @@ The cells of a page run in order, in one namespace and in an empty directory. As
 a cell is shown, and figures are drawn and closed at the end of the cell that made them. Warnings are errors here: a
 page that warns its reader shows the warning, or says how to do without.
 
-    PAGE_FIGURES=DIR pytest tests/docs    # keeps the figures, to look at
+    PAGE_FIGURES=DIR pytest tests/docs                 # keeps the figures, to look at
+    PAGES_BUILT=docs/_build/html pytest tests/docs     # does not run again what the build of the site has just run
+
+The build of the site runs the same cells and takes a cell that fails or warns for an error. Where PAGES_BUILT names its
+folder, each page must be there, younger than its source and the library, with every cell and no blank picture.
 """
 
 from __future__ import annotations
@@ -137,23 +141,48 @@ def _headless():
     plt.close("all")
 
 
+def not_blank(png, what):
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+    assert pixels.std() > 1, f"{what} is blank"
+
+
+def sources_of(path):
+    """Return what a built page must be younger than: its text and the library."""
+    return [path, *(DOCS.parent / "src").rglob("*.py")]
+
+
+def assert_built(path, site):
+    """Hold a page that the build of the site has run: whole, no older than what it shows, no picture blank."""
+    built = site / path.relative_to(DOCS).with_suffix(".html")
+    assert built.is_file(), f"{site} has no {page_id(path)}"
+    late = [source for source in sources_of(path) if source.stat().st_mtime > built.stat().st_mtime]
+    assert not late, f"{built} is older than {late[0]}: build the site again"
+    html = built.read_text(encoding="utf-8")
+    shown = len(re.findall(r'class="cell_input ', html)) + html.count('class="cell_input"')
+    assert shown == len(cells(path.read_text(encoding="utf-8")))
+    for source in re.findall(r'<img [^>]*src="([^":]+\.png)"', html):
+        not_blank((built.parent / source).read_bytes(), source)
+
+
 @pytest.mark.parametrize(
     "path",
     [pytest.param(p, id=page_id(p), marks=[pytest.mark.slow] * (page_id(p) in SLOW)) for p in PAGES],
 )
 def test_a_page_runs_and_draws(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     text = path.read_text(encoding="utf-8")
     assert text.startswith(FRONT_MATTER)
+    if "PAGES_BUILT" in os.environ:
+        assert_built(path, Path(os.environ["PAGES_BUILT"]).absolute())
+        return
+    monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__page__"}
     folder = os.environ.get("PAGE_FIGURES")
     for place, (line, code) in enumerate(cells(text)):
         run("\n" * line + code, namespace, f"{path}#cell{place}")
         for number, png in enumerate(figures()):
-            from PIL import Image
-
-            pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
-            assert pixels.std() > 1, f"{path.name}: figure {number} of cell {place} is blank"
+            not_blank(png, f"{path.name}: figure {number} of cell {place}")
             if folder is not None:
                 target = Path(folder) / f"{path.stem}-{place}-{number}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)

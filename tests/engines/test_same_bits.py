@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import fields
 
@@ -12,6 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 import mixcoder
 from mixcoder.encoders import Argmax, Posterior, Tempered
+from mixcoder.engines import LocalEngine
+from mixcoder.engines.dask import DaskEngine
 from mixcoder.errors import DataError, DegenerateComponentWarning, EmptyRowWarning
 from mixcoder.estimators.mixture import families
 
@@ -290,6 +293,26 @@ def test_what_is_wrong_with_rows_is_said_alike(elsewhere, table, tmp_path):
         with pytest.raises(DataError, match="column 2"):
             mixcoder.Mixture("bernoulli", 2).fit(np.array([[0.0, 1.0, 0.5]] * 10))
     assert np.array_equal(model.means_, before)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 7, 16, 83, 128])
+def test_neighbouring_jobs_in_one_task_give_the_same_bits(cluster, n_jobs):
+    jobs = [float(job) for job in range(n_jobs)]
+    expected = LocalEngine(1).fold(math.sin, jobs)  # floats: another order of additions is another sum
+    engine = DaskEngine.of(cluster)
+    for seconds, size in ((math.inf, 1), (0.2, 2), (1e-9, 16)):
+        engine._job_seconds = seconds
+        assert engine._jobs_a_task(n_jobs, 2) == min(size, 1 << max(0, (n_jobs // 8).bit_length() - 1))
+        assert engine.fold(math.sin, jobs) == expected
+        assert 0 < engine._job_seconds < 10
+
+
+def test_tasks_stay_short_of_what_is_taken_for_a_stall(cluster):
+    engine = DaskEngine.of(cluster, stall_timeout=2.0)
+    engine._job_seconds = 0.04
+    assert engine._jobs_a_task(1000, 1) * 0.04 <= 2.0 / 20
+    engine._job_seconds = 30.0  # jobs that are long go one by one
+    assert engine._jobs_a_task(1000, 1) == 1
 
 
 def test_one_worker_or_two(table):

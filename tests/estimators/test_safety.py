@@ -33,7 +33,15 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mixcoder import BayesianGaussianMixture, GaussianMixture, KMeans, Mixture, load, modelfile
+from mixcoder import (
+    BayesianGaussianMixture,
+    GaussianMixture,
+    KMeans,
+    Mixture,
+    SubspaceMixture,
+    load,
+    modelfile,
+)
 from mixcoder.components import PPCA, GaussianLowRankTied, Poisson
 from mixcoder.encoders import Argmax, Posterior, Tempered
 from mixcoder.errors import CorruptModelError, DataError, ModelFileError, UnknownModelError
@@ -960,6 +968,24 @@ def test_a_verbose_fit_tells_its_bound_while_it_runs(capsys):
     seen = {int(i): float(bound) for part in lines for i, bound in part}
     assert list(seen) == [2, 4, 6]
     assert all(seen[i] == pytest.approx(model.history_["bound"][i - 1], abs=1e-6) for i in seen)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 4e5])
+def test_verbose_k_means_and_subspaces_tell_their_squared_distance(scale, capsys):
+    x = scale * np.random.default_rng(0).uniform(size=(3000, 3)) + 7 * scale
+    settings = {"init": x[:40], "n_init": 1, "tol": 0.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        before = KMeans(40, max_iter=9, **settings).fit(x)
+        KMeans(40, max_iter=12, verbose=1, **settings).fit(x)
+        planes = SubspaceMixture(4, 1, max_iter=10, tol=0.0, verbose=1, random_state=0)
+        told = capsys.readouterr().out
+        planes.fit(x)
+    found = re.findall(r"start 1, iteration 10: mean squared distance (\S+), \S+ rows a second", told)
+    # The rows' distances in the tenth step are those from the centres that the ninth left.
+    assert [float(level) for level in found] == pytest.approx([before.inertia_ / 3000], rel=1e-5)
+    found = re.findall(r"iteration 10: mean squared distance (\S+), ", capsys.readouterr().out)
+    assert [float(level) for level in found] == pytest.approx([planes.history_["distortion"][9]], rel=1e-5)
 
 
 def test_the_history_tells_what_happened():

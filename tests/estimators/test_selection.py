@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import mixcoder
 from mixcoder import GaussianMixture, KMeans, Mixture, PPCAMixture, select, stability
 from mixcoder.components import PPCA
 from mixcoder.errors import DataError, FitError
-from mixcoder.estimators.selection import _halved
+from mixcoder.estimators.selection import _halved, _split, _tried
 from mixcoder.selection import Candidate, Selection, adjusted_rand, jaccard
 
 IRIS = load_iris().data
@@ -188,6 +189,18 @@ def test_more_components_never_explain_the_rows_worse():
     )
     heights = [c.log_likelihood for c in chosen.candidates if c.failure is None]
     assert all(b > a - 1e-3 * abs(a) for a, b in zip(heights, heights[1:], strict=False))
+
+
+def test_a_component_of_rows_with_missing_entries_can_be_split():
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(size=(60, 3)) + centre for centre in (0, 6, 12)])
+    rows[rng.random(rows.shape) < 0.1] = np.nan
+    model = GaussianMixture(random_state=0)
+    two, three = (_tried(model, {"n_components": k}, rows, None, 0, 0) for k in (2, 3))
+    stuck = replace(three, bic=math.inf)  # a fit that ended below the smaller one
+    found = _split(stuck, two, model, rows, None, 0, 0)
+    assert found is not stuck
+    assert found.bic == pytest.approx(three.bic, rel=1e-4)
 
 
 def test_halving_a_component_keeps_the_code_a_code():

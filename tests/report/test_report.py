@@ -160,7 +160,15 @@ def test_images_are_shown_with_their_reconstructions(tmp_path, monkeypatch):
     page = Page(Path("report.html").read_text(encoding="utf-8"))
     assert record["image"] == [8, 8]
     assert page.sections == [*SECTIONS[:-1], "images", "code"]
-    assert len(page.images) == 4
+    alternatives = [image["alt"] for image in page.images]
+    for cluster in record["clusters"]:  # pixels are looked at
+        told = f"Cluster {cluster['component']}: its mean, how it differs, and some of its rows"
+        assert alternatives.count(told) == 1
+    assert len(alternatives) == 5 + len(record["clusters"])
+    assert "an image of 8 x 8 pixels, from 0 to 16" in page.text
+    first = record["clusters"][0]["features"][0]
+    place = divmod(int(first["name"].removeprefix("x")), 8)
+    assert f"Farthest apart at line {place[0]}, column {place[1]} ({first['effect']:+.2f})" in page.text
     x = load_digits().data[:300]
     model = analyse(x, [f"x{j}" for j in range(64)], covariances=["tied_spherical"], most_components=4).model
     kept = x[:, np.ptp(x, axis=0) > 0]
@@ -193,6 +201,20 @@ def test_many_rows_are_compared_on_some_and_fitted_on_all(monkeypatch):
     assert found.model.score(rows) == direct.score(rows)
 
 
+def test_more_components_are_tried_while_they_are_better():
+    rng = np.random.default_rng(0)
+    places = np.stack(np.meshgrid(*[np.arange(4.0) * 20] * 2), -1).reshape(-1, 2)[:14]
+    rows = np.concatenate([place + rng.normal(size=(30, 2)) for place in places])
+    found = analyse(rows, ["a", "b"], covariances=["tied_spherical"])
+    tried = {c.n_components for c in found.selection.candidates}
+    assert tried == {*range(1, 10), 12, 16, 20}
+    assert found.selection.best.n_components == 16  # of these, the nearest to 14 that is enough
+    few = analyse(rows[:90], ["a", "b"], covariances=["tied_spherical"])
+    assert (few.selection.best.n_components, len(few.selection.candidates)) == (3, 9)
+    told = analyse(rows, ["a", "b"], covariances=["tied_spherical"], most_components=9)
+    assert len(told.selection.candidates) == 9
+
+
 def test_effect_sizes_are_cohens():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 2)) * [1.0, 1000.0]
@@ -202,13 +224,92 @@ def test_effect_sizes_are_cohens():
     np.testing.assert_allclose(effect_sizes(x * 7 + 3, np.arange(4000) < 1000), effects, rtol=1e-9)
     assert effect_sizes(np.array([[0.0], [1.0]]), np.array([True, False])).tolist() == [-np.inf]
     assert effect_sizes(x, np.ones(4000, dtype=bool)).tolist() == [0, 0]
+    holes = x.copy()
+    holes[::7, 0] = np.nan
+    seen = np.arange(4000)[~np.isnan(holes[:, 0])]
+    assert effect_sizes(holes, np.arange(4000) < 1000)[0] == pytest.approx(
+        effect_sizes(x[seen], seen < 1000)[0]
+    )
+    assert effect_sizes(holes, np.arange(4000) < 1000)[1] == pytest.approx(effects[1])
+
+
+def two_clouds(rng):
+    return np.r_[rng.normal(size=(40, 2)), rng.normal(size=(40, 2)) + 9]
+
+
+def test_columns_that_are_no_numbers_are_left_out_and_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = two_clouds(np.random.default_rng(0))
+    lines = [f"{a},2020-01-{1 + i % 28:02},,Köln,{b}" for i, (a, b) in enumerate(rows.tolist())]
+    Path("mixed.csv").write_text("\n".join(["größe,when,nothing,город,b", *lines]) + "\n", encoding="utf-8")
+    record = json.loads(run("mixed.csv", "--most", "3", "--json"))
+    assert record["left_out_columns"] == ["when", "nothing", "город"]
+    assert (record["n_columns"], record["components"]) == (2, 2)
+    page = Page(Path("report.html").read_text(encoding="utf-8"))
+    assert all(name in page.cells for name in ("größe", "when", "nothing", "город"))
+    assert "2 columns (when, город); the first, 'when', has 80 cells that are not numbers" in page.text
+    assert "holds no value at all: left out" in page.text
+    assert "left out" in run("mixed.csv", "--most", "2", "--force")
+    words = "".join(page.words)
+    names = {}
+    exec(words[words.index("import numpy as np") :].partition("Made by mixcoder")[0], names)
+    assert names["X"].shape == (80, 2)
+    assert names["model"].bic(names["X"]) == pytest.approx(record["bic"], rel=1e-9)
+    # What is asked for by name is not left out in silence.
+    asked = CliRunner().invoke(main, ["report", "mixed.csv", "--force", "--columns", "b,when"])
+    assert (asked.exit_code, "not a number" in asked.stderr) == (3, True)
+
+
+@pytest.mark.parametrize("names", [["身高"], ["身高", "<b>重量</b>"]])
+def test_names_in_any_script_stand_in_the_page_where_a_picture_cannot_draw_them(tmp_path, monkeypatch, names):
+    monkeypatch.chdir(tmp_path)
+    write_table("two.csv", two_clouds(np.random.default_rng(0))[:, : len(names)], names)
+    result = CliRunner().invoke(main, ["report", "two.csv", "-k", "2", "--covariance", "full"])
+    assert result.exit_code == 0, result.output
+    assert "Glyph" not in result.stderr
+    text = Page(Path("report.html").read_text(encoding="utf-8")).text
+    assert {1: "along 身高.", 2: "身高 across, <b>重量</b> upwards."}[len(names)] in text
+
+
+def test_missing_cells_are_integrated_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([two_clouds(rng), rng.normal(size=80)])
+    rows[[3, 50, 60], [1, 0, 2]] = np.nan
+    rows[70] = np.nan  # of which nothing is known
+    write_table("hole.csv", rows, ["a", "b", "c"])
+    record = json.loads(run("hole.csv", "--most", "3", "--json"))
+    assert record["components"] == 2
+    direct = analyse(rows, ["a", "b", "c"], most_components=3)
+    assert record["bic"] == pytest.approx(direct.model.bic(rows), rel=1e-9)
+    for cluster in record["clusters"]:
+        own = direct.labels == cluster["component"]
+        for feature in cluster["features"]:
+            j = "abc".index(feature["name"])
+            assert feature["mean"] == pytest.approx(np.nanmean(rows[own, j]))
+            assert feature["mean_elsewhere"] == pytest.approx(np.nanmean(rows[~own, j]))
+    assert np.isfinite([o.deviation for o in direct.outliers]).all()
+    page = Page(Path("report.html").read_text(encoding="utf-8"))
+    assert "6 cells of the columns fitted, 2.5 %, are missing" in page.text
+    assert "the density of those that are there" in page.text
+    assert "nan" not in page.cells
+
+
+def test_images_with_missing_pixels_have_a_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = load_digits().data[:200].copy()
+    rows[np.random.default_rng(0).random(rows.shape) < 0.02] = np.nan
+    np.save("digits.npy", rows)
+    record = json.loads(run("digits.npy", "-k", "3", "--covariance", "spherical", "--json"))
+    assert record["image"] == [8, 8]
+    assert len(record["clusters"]) == 3
 
 
 def test_what_a_report_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("hole.csv").write_text("a,b\n1,2\n3,\n5,6\n", encoding="utf-8")
-    Path("text.csv").write_text("a,b\n1,2\n3,x\n5,6\n", encoding="utf-8")
-    for name, told in (("hole.csv", "missing"), ("text.csv", "'x'")):
+    Path("infinite.csv").write_text("a,b\n1,2\n3,inf\n5,6\n", encoding="utf-8")
+    Path("text.csv").write_text("a,b\nu,v\nw,x\ny,z\n", encoding="utf-8")
+    for name, told in (("infinite.csv", "is inf"), ("text.csv", "not a number")):
         result = CliRunner().invoke(main, ["report", name])
         assert result.exit_code == 3
         assert told in result.stderr

@@ -3,6 +3,7 @@
 import math
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,7 @@ SQUARE = 64
 @click.option(
     "--most",
     type=click.IntRange(min=1, max=100),
-    default=9,
-    show_default=True,
-    help="The largest number of components to try.",
+    help="The largest number of components to try (default: 9, up to 20 while more are better).",
 )
 @click.option("--covariance", type=click.Choice(COVARIANCES), help="Of the mixture (default: chosen by BIC).")
 @click.option(
@@ -58,7 +57,7 @@ def command(
     data: str,
     out: str,
     components: int | None,
-    most: int,
+    most: int | None,
     covariance: str | None,
     image: str | None,
     seed: int,
@@ -71,6 +70,7 @@ def command(
 ) -> None:
     """Look DATA over, choose a Gaussian mixture, and write a page: health, model and why, clusters, outliers, a map.
 
+    Columns that are not numbers are left out, unless --columns asks for them; missing cells are integrated out.
     The page is one file that loads nothing and runs nothing.
     """
     if out == "-":
@@ -85,14 +85,16 @@ def command(
     start = time.perf_counter()
     source = tables.open_table(data, key=key, header=header)
     survey = source.survey(columns)
-    if survey.text:  # said as a fit says it
-        source.read(columns)
-    table = survey.table
-    tables.require_finite(table)
+    described = describe(survey)
+    remarks, problems, warned = judge(described)
+    left_out = _left_out(described)
+    if survey.text and (columns is not None or len(left_out) == len(described)):
+        source.read(columns)  # which says it as a fit does
+    table = _without(survey.table, left_out)
+    tables.require_finite(table, allow_missing=True)
     _require_rows(table, components)
     shape = _image_shape(table, asked)
-    described = describe(survey)
-    remarks, _, warned = judge(described)
+    warned = [*(f"{problem}: left out" for problem in problems), *warned]
 
     import matplotlib as mpl
 
@@ -117,6 +119,7 @@ def command(
             warned,
             _again(click.get_current_context()),
             _reading(header, key),
+            table.columns if columns is not None or left_out else None,
         )
         page = render(found, health, values, shape)
     with outputs.replace_atomically(target, force=force) as draft:
@@ -127,6 +130,7 @@ def command(
         "rows": len(values),
         "n_columns": values.shape[1],
         "constant_columns": list(found.constant),
+        "left_out_columns": list(left_out),
         "covariance": best.settings["covariance_type"],
         "components": best.n_components,
         "bic": best.bic,
@@ -173,6 +177,19 @@ def command(
     emit("mixcoder.report/1", record, _text(record), as_json=as_json)
 
 
+def _left_out(described: list[Any]) -> list[str]:
+    """The columns that hold text, or nothing at all."""
+    return [c.name for c in described if c.text or (c.min is None and not c.infinite)]
+
+
+def _without(table: Any, names: list[str]) -> Any:
+    """A table without some columns."""
+    if not names:
+        return table
+    kept = [j for j, name in enumerate(table.columns) if name not in names]
+    return replace(table, values=table.values[:, kept], columns=tuple(table.columns[j] for j in kept))
+
+
 def _text(record: dict[str, Any]) -> list[str]:
     rows = [
         ("data", f"{record['data']}: {count(record['rows'], 'row')}, {count(record['n_columns'], 'column')}"),
@@ -188,9 +205,14 @@ def _text(record: dict[str, Any]) -> list[str]:
         apart = ", ".join(f"{f['name']} {f['effect']:+.2f}" for f in cluster["features"][:3])
         told = f"{100 * cluster['share']:.1f} %" + (f": {apart}" if record["components"] > 1 else "")
         rows.append((f"cluster {cluster['component']}", told))
+    if len(record["clusters"]) > 10:
+        rows.append(("", f"and {count(len(record['clusters']) - 10, 'smaller cluster')}, on the page"))
+    if record["left_out_columns"]:
+        rows.insert(1, ("left out", f"no numbers: {', '.join(record['left_out_columns'][:10])}"))
     odd = ", ".join(str(o["row"]) for o in record["outliers"][:5])
+    more = ", ..." if len(record["outliers"]) > 5 else ""
     rows += [
-        ("outliers", f"rows {odd}, ..."),
+        ("outliers", f"rows {odd}{more}"),
         ("page", f"{record['out']} ({number(record['bytes'])} bytes, {record['seconds']:.1f} s)"),
     ]
     return align(rows)

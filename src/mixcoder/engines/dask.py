@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,12 @@ from mixcoder.modelfile import library_version
 
 # A power of two: workers then add over the tree that a single process adds over.
 _FAN_IN = 8
+
+# A task costs the scheduler some milliseconds. Where jobs are short a task takes so many neighbouring ones (a power of
+# two) that it lasts for so many seconds, judged by the last pass, while each thread of a worker still gets a few tasks.
+_TASK_SECONDS = 0.5
+_TASKS_A_THREAD = 4
+_MOST_JOBS = 16
 
 # Seconds between looks at the progress, and that a question to the scheduler may take.
 _POLL = 1.0
@@ -44,6 +51,7 @@ class DaskEngine(Engine):
     def __init__(self, client: Any, stall_timeout: float, no_workers_timeout: float) -> None:
         self.client = client
         self._stall_timeout, self._no_workers_timeout = stall_timeout, no_workers_timeout
+        self._job_seconds = math.inf  # of a thread, in the last pass
 
     @classmethod
     def of(
@@ -74,15 +82,20 @@ class DaskEngine(Engine):
             return self._pass(work, jobs, parts)  # a pass has no effects: doing it twice is safe
 
     def _pass(self, work: Any, jobs: Sequence[Any], parts: Sequence[Sequence[Any]]) -> Any:
-        leaves, total = _graph(pack(work), jobs, parts)
         self._require_running()
+        n_threads = max(1, sum(self._workers().values()))
+        size = 1 if parts else self._jobs_a_task(len(jobs), n_threads)
+        leaves, total = _graph(pack(work), [jobs[at : at + size] for at in range(0, len(jobs), size)], parts)
+        began = time.monotonic()
         with warnings.catch_warnings():
             # Dask would rather have large values scattered; a scattered value dies with its worker.
             warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
             *futures, last = self.client.compute([*leaves, total], retries=0)
         try:
             self._wait(futures, last)
-            return unpack(last.result(timeout=self._stall_timeout))
+            found = unpack(last.result(timeout=self._stall_timeout))
+            self._job_seconds = (time.monotonic() - began) * min(n_threads, len(leaves)) / len(jobs)
+            return found
         except (CancelledError, OSError) as error:
             if isinstance(error, OSError) and last.status == "error":
                 raise  # the work's own: a file that cannot be read
@@ -93,6 +106,13 @@ class DaskEngine(Engine):
         finally:
             for future in (*futures, last):
                 future.release()
+
+    def _jobs_a_task(self, n_jobs: int, n_threads: int) -> int:
+        """Return how many neighbouring jobs a task takes, a power of two; the bits do not depend on it."""
+        # Tasks stay far shorter than what is taken for a stall.
+        seconds = min(_TASK_SECONDS, self._stall_timeout / 20)
+        most = min(_MOST_JOBS, n_jobs / (_TASKS_A_THREAD * n_threads), seconds / self._job_seconds)
+        return 1 << max(0, int(most).bit_length() - 1)
 
     def _wait(self, leaves: list[Any], last: Any) -> None:
         """Return when the sum is there; raise when it never will be."""
@@ -161,8 +181,10 @@ class DaskEngine(Engine):
         return told
 
 
-def _graph(work: Any, jobs: Sequence[Any], parts: Sequence[Sequence[Any]]) -> tuple[list[Any], Any]:
-    """Return the delayed sum of every job, and the delayed sum of them all."""
+def _graph(
+    work: Any, tasks: Sequence[Sequence[Any]], parts: Sequence[Sequence[Any]]
+) -> tuple[list[Any], Any]:
+    """Return the delayed sum of the jobs of every task, and the delayed sum of them all."""
     from dask.delayed import delayed
 
     name = f"mixcoder-{uuid4().hex}"  # no two passes share a key
@@ -170,11 +192,11 @@ def _graph(work: Any, jobs: Sequence[Any], parts: Sequence[Sequence[Any]]) -> tu
     run = delayed(task.run, pure=False, traverse=False)
     add = delayed(task.add, pure=False, traverse=False)
     shared = same(work, dask_key_name=f"{name}-parameters")
-    own = parts or [()] * len(jobs)
+    own = parts or [()] * len(tasks)
     version = library_version()
     leaves = [
-        run(version, shared, pack(job), *values, dask_key_name=f"{name}-run-{place}")
-        for place, (job, values) in enumerate(zip(jobs, own, strict=True))
+        run(version, shared, [pack(job) for job in jobs], *values, dask_key_name=f"{name}-run-{place}")
+        for place, (jobs, values) in enumerate(zip(tasks, own, strict=True))
     ]
     level, sums = 0, list(leaves)
     while len(sums) > 1 or level == 0:

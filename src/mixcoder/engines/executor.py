@@ -99,7 +99,7 @@ class ExecutorEngine(Engine):
 
     def _submit(self, work: Any, job: Any) -> Future[Any] | None:
         try:
-            return self._executor().submit(task.run, library_version(), work, pack(job))
+            return self._executor().submit(task.run, library_version(), work, (pack(job),))
         except BrokenExecutor:
             return None
 

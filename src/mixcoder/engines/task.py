@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from mixcoder.engines.base import fold
@@ -16,8 +17,8 @@ _ATTEMPTS = 3
 _PAUSE = 0.2
 
 
-def run(version: str, work: Any, job: Any, *parts: Any) -> Any:
-    """Return packed ``work(job)`` of packed work and job.
+def run(version: str, work: Any, jobs: Sequence[Any], *parts: Any) -> Any:
+    """Return the packed sum of ``work(job)``, of packed work and neighbouring jobs, over the fixed tree.
 
     Raises
     ------
@@ -29,10 +30,16 @@ def run(version: str, work: Any, job: Any, *parts: Any) -> Any:
         raise EngineError(
             f"A worker has mixcoder {own}, the fit has {version}: install one version on all of them."
         )
+    with single_threaded_kernels():
+        whole = unpack(work)
+        return pack(fold(_tried(whole, unpack(job), parts) for job in jobs))
+
+
+def _tried(work: Any, job: Any, parts: tuple[Any, ...]) -> Any:
+    """Return ``work(job)``, tried again where the file system stumbles."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with single_threaded_kernels():
-                return pack(unpack(work)(unpack(job), *parts))
+            return work(job, *parts)
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
         except OSError:

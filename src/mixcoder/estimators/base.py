@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
@@ -501,8 +501,14 @@ class AutoencoderEstimator(
         del params, problem
         return {}
 
-    def _on_step(self, task: IterationTask, problem: Problem, unit: float = 1.0) -> Any:
-        """Return the function that tells callbacks of each step, and prints every few of them as they happen."""
+    def _on_step(self, task: IterationTask, problem: Problem, told: Callable[[float], str]) -> Any:
+        """Return the function that tells callbacks of each step, and prints every few of them as they happen.
+
+        Parameters
+        ----------
+        told : callable
+            From the mean bound of a step to the words for what rises or falls.
+        """
         verbose = bool(getattr(self, "verbose", 0))
         interval = int(getattr(self, "verbose_interval", _VERBOSE_INTERVAL))
         began, passes = time.perf_counter(), 0
@@ -512,9 +518,8 @@ class AutoencoderEstimator(
             passes += 1
             if verbose and step.iteration % interval == 0:
                 rate = problem.source.n_rows * passes / max(time.perf_counter() - began, 1e-9)
-                told = f"  start {attempt + 1}, iteration {step.iteration}: bound {unit * step.bound:.6f}"
-                nats = "nats per row" if unit == 1.0 else "nats"
-                print(f"{told} {nats}, {rate:.3g} rows a second", flush=True)  # noqa: T201
+                line = f"  start {attempt + 1}, iteration {step.iteration}: {told(step.bound)}"
+                print(f"{line}, {rate:.3g} rows a second", flush=True)  # noqa: T201
 
             def attributes() -> dict[str, Any]:
                 params, log_weights = step.following.clone(), step.log_weights.clone()

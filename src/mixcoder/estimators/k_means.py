@@ -31,6 +31,7 @@ from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit
 from mixcoder.fitting.kmeans import (
     annealed_centres,
+    distortion_of,
     kmeans_problem,
     random_centres,
     searched_centres,
@@ -216,7 +217,9 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         if self._checkpoint is not None:
             self._checkpoint.open(self, problem, seen)
         traces: dict[int, AnnealingTrace] = {}
-        starts, on_step = self._starts(problem, traces), self._on_step(task, problem)
+        level = distortion_of(problem, self.n_clusters)
+        on_step = self._on_step(task, problem, lambda bound: f"mean squared distance {level(bound):.6g}")
+        starts = self._starts(problem, traces)
         with checkpointed(self, problem, Argmax()) as (state, keep):
             result = fit(problem, Argmax(), starts, n_init, budget, on_step, state, keep)
         self._keep(result)

@@ -318,7 +318,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         n_init = 1 if given is not None and not callable(given) else self.n_init
         budget = self._budget(encoder, is_given, unit)
         task = IterationTask(self, n_init, self.max_iter, X=X, y=y, sample_weight=sample_weight)
-        on_step = self._on_step(task, problem, unit)
+        nats = "nats per row" if unit == 1.0 else "nats"
+        on_step = self._on_step(task, problem, lambda bound: f"bound {unit * bound:.6f} {nats}")
         with checkpointed(self, problem, encoder) as (state, keep):
             result = fit(problem, encoder, start, n_init, budget, on_step, state, keep)
         self._keep(result)
@@ -332,7 +333,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         self._sums = None if sums is None else sums.scaled(1.0 / problem.total_weight).contiguous()
         vars(self).update(self._aside(result.params, problem))
         task.close()
-        self._report(result, "nats per row" if unit == 1.0 else "nats")
+        self._report(result, nats)
         self._tell(result, problem, seen, n_parameters=self._n_parameters())
 
     def _budget(self, encoder: Encoder, is_given: bool, unit: float = 1.0) -> Budget:

@@ -342,6 +342,8 @@ def _split(
     best = candidate
     code = as_tensor(smaller.model.predict_proba(X)).double()
     rows = smaller.model._asked_rows(X)[1].x.double()
+    if rows.isnan().any():  # a component has a longest axis in rows that are whole
+        rows = as_tensor(smaller.model.impute(X)).double()
     for k in torch.argsort(code.sum(0), descending=True)[:_SPLITS].tolist():
         start = _halved(rows, code, k)
         started = clone(estimator).set_params(**{name: start.numpy(force=True)})

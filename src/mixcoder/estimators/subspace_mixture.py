@@ -281,11 +281,11 @@ class SubspaceMixture(LinearCodes):
         def start(attempt: int) -> Start:
             return first if attempt == 0 else starts(attempt)
 
-        on_step = self._on_step(task, problem)
+        level = distortion_of(problem, int(self.n_components))
+        on_step = self._on_step(task, problem, lambda bound: f"mean squared distance {level(bound):.6g}")
         with checkpointed(self, problem, Argmax()) as (state, keep):
             result = fit(problem, Argmax(), start, n_init, budget, on_step, state, keep)
         self._keep(result)
-        level = distortion_of(problem, int(self.n_components))
         self.history_["distortion"] = [level(bound) for bound in result.history.bound]
         self._sums = _average(result, problem)
         self._count(problem.source, unit)

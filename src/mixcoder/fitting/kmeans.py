@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -61,6 +62,19 @@ def _of_one_size(problem: Problem, *, remembers: bool = True) -> Problem:
         # remember nothing.
         return Problem.of(problem, family=family, fixed_weights=True)
     return LloydProblem.of(problem, family=family, fixed_weights=True)
+
+
+def distortion_of(problem: Problem, n_clusters: int) -> Callable[[float], float]:
+    r"""Return the function from a mean bound to the mean squared distance, in squared units of the rows.
+
+    .. math:: F = -\frac{s^2}{2N} \sum_n |x_n - a_{k_n}|^2 - \log K - \tfrac d2 \log 2\pi + d \log s
+
+    with s the scale of the working coordinates.
+    """
+    d, scale = problem.source.n_features, float(problem.frame.scale[0])
+    offset = problem.frame.log_scale - math.log(n_clusters) - 0.5 * d * LOG_2PI
+    # The square of scale alone may be beyond all floats.
+    return lambda bound: max(0.0, offset - bound) / scale / (0.5 * scale)
 
 
 def start_at_centres(problem: Problem, centres: Tensor) -> Start:

@@ -115,10 +115,11 @@ def on_columns(estimator: Any, columns: list[int]) -> Plane:
     return Plane(np.zeros(d), np.eye(d)[:, columns], tuple(names[j] for j in columns))
 
 
-def principal(estimator: Any, x: np.ndarray | None) -> Plane:
+def principal(estimator: Any, x: np.ndarray | None, *, standardize: bool = True) -> Plane:
     """Return the plane along which the rows, or else the mixture itself, spread most; columns in their own units.
 
-    Features are divided by their standard deviations first, so that the picture does not depend on their units.
+    Unless told otherwise, features are divided by their standard deviations first, so that the picture does not depend
+    on their units.
     """
     if x is None:
         prior = moments(estimator.model_)
@@ -127,9 +128,10 @@ def principal(estimator: Any, x: np.ndarray | None) -> Plane:
         covariance = np.einsum("k,kde->de", prior.weights, prior.spreads) + (prior.weights * apart.T) @ apart
     else:
         mean = x.mean(0)
-        covariance = (x - mean).T @ (x - mean) / len(x)
+        centred = x - mean
+        covariance = centred.T @ centred / len(x)
     stds = np.sqrt(np.diagonal(covariance))
-    scale = np.where(stds > 0, stds, 1.0)
+    scale = np.where(stds > 0, stds, 1.0) if standardize else np.ones_like(stds)
     values, vectors = np.linalg.eigh(covariance / scale / scale[:, None])
     axes = vectors[:, ::-1][:, :2]
     axes = axes * np.where(axes[np.abs(axes).argmax(0), [0, 1]] < 0, -1.0, 1.0)  # eigenvectors have no sign

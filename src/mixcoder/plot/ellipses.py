@@ -84,6 +84,7 @@ class EllipseDisplay:
         features: Any = None,
         mass: float = 0.9,
         grid_size: int = 160,
+        standardize: bool = True,
         ax: Any = None,
     ) -> Self:
         """Draw a fitted mixture of Gaussian, low rank or Student t components.
@@ -94,12 +95,14 @@ class EllipseDisplay:
         X : array-like, shape (n_samples, n_features), optional
             Rows to draw, each with the look of its most probable component.
         features : pair of int or str, optional
-            Two features; by default both of two, else the plane along which the rows (or the mixture) spread most, each
-            feature in units of its own standard deviation.
+            Two features; by default both of two, else the plane along which the rows (or the mixture) spread most.
         mass : float, default=0.9
             Share of its mass that an ellipse holds.
         grid_size : int, default=160
             Points of the density along each axis.
+        standardize : bool, default=True
+            Whether that plane is found with each feature in units of its own standard deviation; False where all
+            features have one unit, such as pixels.
         ax : matplotlib Axes, optional
         """
         _ask.require_density(estimator, cls.__name__)
@@ -108,7 +111,7 @@ class EllipseDisplay:
         if estimator.n_features_in_ < 2:
             raise ValueError("One feature makes no plane: use DensityDisplay.")
         x = None if X is None else _ask.rows(estimator, X)
-        plane = cls._plane(estimator, x, features)
+        plane = cls._plane(estimator, x, features, standardize)
         mixture = _planes.project(estimator.model_, plane)
         points = None if x is None else plane.coordinates(x)
         low, high = mixture.limits(points)
@@ -130,9 +133,9 @@ class EllipseDisplay:
         return display.plot(ax=ax)
 
     @staticmethod
-    def _plane(estimator: Any, x: Any, features: Any) -> _planes.Plane:
+    def _plane(estimator: Any, x: Any, features: Any, standardize: bool) -> _planes.Plane:
         if features is None and estimator.n_features_in_ > 2:
-            return _planes.principal(estimator, x)
+            return _planes.principal(estimator, x, standardize=standardize)
         columns = _ask.columns_of(estimator, (0, 1) if features is None else features)
         if len(columns) != 2:
             raise ValueError(
@@ -206,10 +209,23 @@ class EllipseDisplay:
         if names:
             ax.set_xlabel(self.names[0], fontsize=9)
             ax.set_ylabel(self.names[1], fontsize=9)
+            self._number(ax)
             _style.legend(ax, len(self.ellipses_), title=f"{100 * self.mass:g} % of each", title_fontsize=8)
         _style.tidy(ax)
         self.ax_ = ax
         return self
+
+    def _number(self, ax: Any) -> None:
+        """Write the numbers of components beside their centres, where a legend would be too long."""
+        from matplotlib.patheffects import withStroke
+
+        if len(self.ellipses_) <= _style.FEW:
+            return
+        for k in np.flatnonzero(self.weights > 0).tolist():
+            ax.annotate(
+                str(k), self.centres[k], (6, 4), textcoords="offset points", fontsize=9, color=_style.INK,
+                path_effects=[withStroke(linewidth=2.5, foreground=_style.PAPER)],
+            )  # fmt: skip
 
     def _contours(self, ax: Any) -> Any:
         levels = np.unique(_planes.mass_levels(self.density, self.masses))

@@ -83,7 +83,7 @@ class ReconstructionDisplay:
                 self.axes_[i, j].imshow(both[i, j], cmap=_style.ramp(), vmin=both.min(), vmax=both.max())
             self.axes_[2, j].imshow(left[j], cmap="PuOr", vmin=-far, vmax=far)
         error = float((left**2).sum((1, 2)).mean())
-        for i, name in enumerate(("original", "reconstruction", f"difference\n(squared: {error:.4g})")):
+        for i, name in enumerate(("original", "reconstruction", f"difference,\nsquared:\n{error:.4g}")):
             ax.text(0, 1 - (i + 0.56) / 3, name, fontsize=8, va="center", color=_style.INK)
         self.ax_ = ax
         return self

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from mixcoder.errors import DataError
+from mixcoder.errors import DataError, FitError
 from mixcoder.estimators import GaussianMixture, select
 from mixcoder.selection import Selection
 
 # Rows on which models are compared; the chosen one is fitted to all.
 SELECTION_ROWS = 10_000
 
-# Beyond so many columns full covariances take long and overfit.
+# Beyond so many columns full covariances take long and overfit, and a start that was searched for is enough.
 _WIDE = 30
+
+# Numbers of components to compare unless told; while the last is the best, the further ones too, of its covariance.
+_SIZES, _FURTHER = 9, (12, 16, 20)
 
 _TOLD = 5
 
@@ -54,6 +57,8 @@ class Cluster:
         Mean responsibility of the component for these rows.
     features : tuple of Feature
         The columns that set it apart most, the first most.
+    effects : ndarray, shape (d,)
+        Of every column fitted.
     """
 
     number: int
@@ -61,6 +66,7 @@ class Cluster:
     share: float
     certainty: float
     features: tuple[Feature, ...]
+    effects: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,9 @@ class Analysis:
     Parameters
     ----------
     x : ndarray, shape (n, d)
-        The rows fitted.
+        The rows fitted; NaN is a missing entry.
+    filled : ndarray, shape (n, d)
+        The same with missing entries as the model expects them.
     columns : tuple of str
         Of these rows.
     constant : tuple of str
@@ -108,6 +116,8 @@ class Analysis:
     n_selection_rows : int
         On how many rows the models were compared.
     labels : ndarray, shape (n,)
+    log_density : ndarray, shape (n,)
+        In nats.
     clusters : tuple of Cluster
         The largest first.
     outliers : tuple of Outlier
@@ -117,6 +127,7 @@ class Analysis:
     """
 
     x: np.ndarray
+    filled: np.ndarray
     columns: tuple[str, ...]
     constant: tuple[str, ...]
     kept: np.ndarray
@@ -124,6 +135,7 @@ class Analysis:
     selection: Selection
     n_selection_rows: int
     labels: np.ndarray
+    log_density: np.ndarray
     clusters: tuple[Cluster, ...]
     outliers: tuple[Outlier, ...]
     warnings: tuple[str, ...]
@@ -134,12 +146,12 @@ def analyse(
     columns: Sequence[str],
     *,
     covariances: Sequence[str] | None = None,
-    most_components: int = 9,
+    most_components: int | None = None,
     components: int | None = None,
     n_outliers: int = 10,
     seed: int = 0,
 ) -> Analysis:
-    """Choose a Gaussian mixture for finite rows by BIC and ask it what there is to know.
+    """Choose a Gaussian mixture for rows by BIC and ask it what there is to know; NaN is a missing entry.
 
     Parameters
     ----------
@@ -148,14 +160,14 @@ def analyse(
     covariances : sequence of str, optional
         Covariance types to compare; by default full, tied, diag and spherical ones, of more than 30 columns diag and
         tied_diag ones.
-    most_components : int, default=9
-        One to so many are compared.
+    most_components : int, optional
+        One to so many are compared; by default nine, and 12, 16 and 20 of the best covariance while more are better.
     components : int, optional
         Compare this number only.
     n_outliers : int, default=10
     seed : int, default=0
     """
-    kept = np.ptp(values, axis=0) > 0
+    kept = np.fmax.reduce(values) > np.fmin.reduce(values)  # of the entries that are there
     if not kept.any():
         raise DataError("Every column is constant: all rows are the same, there is nothing to describe.")
     x = np.ascontiguousarray(values[:, kept])
@@ -165,24 +177,30 @@ def analyse(
     some = x if len(x) <= SELECTION_ROWS else x[np.sort(rng.choice(len(x), SELECTION_ROWS, replace=False))]
     narrow = ("full", "tied", "diag", "spherical")
     wide = ("diag", "tied_diag")
-    sizes = range(1, min(most_components, len(some)) + 1) if components is None else [components]
+    sizes = range(1, min(most_components or _SIZES, len(some)) + 1) if components is None else [components]
     grid = {
         "covariance_type": covariances or (narrow if x.shape[1] <= _WIDE else wide),
         "n_components": sizes,
     }
-    selection = select(GaussianMixture(random_state=seed, n_init=3), some, grid)
+    n_init = 3 if x.shape[1] <= _WIDE else 1
+    fresh = GaussianMixture(random_state=seed, n_init=n_init)
+    selection = select(fresh, some, grid)
+    if most_components is None and components is None:
+        selection = _further(selection, fresh, some)
     best = selection.best
     told: tuple[str, ...] = best.remarks
     model = best.model
     if some is not x:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model = GaussianMixture(random_state=seed, n_init=3, **best.settings).fit(x)
+            model = GaussianMixture(random_state=seed, n_init=n_init, **best.settings).fit(x)
         told = tuple(dict.fromkeys(str(w.message) for w in caught))
     code = np.asarray(model.predict_proba(x), dtype=np.float64)
     labels = code.argmax(1)
+    log_density = np.asarray(model.score_samples(x), dtype=np.float64)
     return Analysis(
         x,
+        np.asarray(model.impute(x)) if np.isnan(x).any() else x,
         names,
         constant,
         kept,
@@ -190,10 +208,26 @@ def analyse(
         selection,
         len(some),
         labels,
+        log_density,
         _clusters(x, names, labels, code),
-        _outliers(x, names, labels, np.asarray(model.score_samples(x), dtype=np.float64), n_outliers),
+        _outliers(x, names, labels, log_density, n_outliers),
         told,
     )
+
+
+def _further(selection: Selection, fresh: GaussianMixture, x: np.ndarray) -> Selection:
+    """Compare more components of the best covariance for as long as the most that were tried are the best."""
+    for k in _FURTHER:
+        best = selection.best
+        if best.n_components < max(c.n_components for c in selection.candidates) or k > len(x) // 10:
+            break
+        grid = {"covariance_type": [best.settings["covariance_type"]], "n_components": [k]}
+        try:
+            found = select(fresh, x, grid)
+        except FitError:  # the last step before is then the answer
+            break
+        selection = Selection((*selection.candidates, *found.candidates), selection.criterion)
+    return selection
 
 
 def effect_sizes(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -201,7 +235,8 @@ def effect_sizes(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
     .. math:: \frac{m_1 - m_2}{s}, \quad s^2 = \frac{n_1 s_1^2 + n_2 s_2^2}{n_1 + n_2}
 
-    Infinite where a column varies between the two alone; 0 where one of the two has no rows.
+    over the entries that are there. Infinite where a column varies between the two alone; 0 where one of the two has
+    no entries.
 
     References
     ----------
@@ -213,13 +248,20 @@ def effect_sizes(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
     >>> effect_sizes(x, np.array([False, False, True, True])).tolist()
     [4.0]
     """
-    one, other = x[inside].astype(np.float64), x[~inside].astype(np.float64)
-    if not len(one) or not len(other):
-        return np.zeros(x.shape[1])
-    apart = one.mean(0) - other.mean(0)
-    within = np.sqrt((len(one) * one.var(0) + len(other) * other.var(0)) / len(x))
+    (n_one, one, var_one), (n_other, other, var_other) = _moments(x[inside]), _moments(x[~inside])
     with np.errstate(divide="ignore", invalid="ignore"):
+        within = np.sqrt((n_one * var_one + n_other * var_other) / (n_one + n_other))
+        apart = np.where((n_one > 0) & (n_other > 0), one - other, 0.0)
         return np.where(apart == 0, 0.0, apart / within)
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return number, mean and variance of the entries of each column that are there; 0 where there are none."""
+    seen = ~np.isnan(x)
+    n = seen.sum(0)
+    mean = np.where(seen, x, 0.0).sum(0, dtype=np.float64) / np.maximum(n, 1)
+    apart = np.where(seen, x - mean, 0.0)
+    return n, mean, np.einsum("nd,nd->d", apart, apart) / np.maximum(n, 1)
 
 
 def _clusters(
@@ -232,13 +274,12 @@ def _clusters(
         if not n_rows:
             continue
         effects = effect_sizes(x, own)
-        outside = x[~own].mean(0) if n_rows < len(x) else x.mean(0)
-        inside = x[own].mean(0)
+        inside, outside = _moments(x[own])[1], _moments(x[~own] if n_rows < len(x) else x)[1]
         order = np.argsort(-np.abs(effects), kind="stable")[:_TOLD]
         features = tuple(
             Feature(names[j], float(effects[j]), float(inside[j]), float(outside[j])) for j in order
         )
-        found.append(Cluster(k, n_rows, n_rows / len(x), float(code[own, k].mean()), features))
+        found.append(Cluster(k, n_rows, n_rows / len(x), float(code[own, k].mean()), features, effects))
     return tuple(sorted(found, key=lambda cluster: -cluster.n_rows))
 
 
@@ -247,9 +288,8 @@ def _outliers(
 ) -> tuple[Outlier, ...]:
     found: list[Outlier] = []
     for row in np.argsort(log_density, kind="stable")[:n].tolist():
-        own = x[labels == labels[row]].astype(np.float64)
-        stds = own.std(0)
-        apart = x[row] - own.mean(0)
+        _, mean, variance = _moments(x[labels == labels[row]])
+        stds, apart = np.sqrt(variance), np.nan_to_num(x[row] - mean)
         deviations = np.where(stds > 0, apart / np.where(stds > 0, stds, 1.0), 0.0)
         j = int(np.abs(deviations).argmax())
         found.append(

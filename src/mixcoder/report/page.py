@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -13,9 +11,12 @@ import numpy as np
 
 from mixcoder import __version__, plot
 from mixcoder.report.analysis import Analysis
+from mixcoder.report.images import Images
+from mixcoder.report.pieces import bar, figure, number, table
+from mixcoder.selection import Candidate
 
-# As many columns of the table as the page lists.
-_LISTED = 40
+# As many columns of the table as the page lists; pixels are seen better than read.
+_LISTED, _LISTED_PIXELS = 40, 8
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -63,7 +64,9 @@ class Health:
         Rows that repeat an earlier one.
     warnings : sequence of str
     reading : mapping of str to str
-        The options by which it was read, as words of the command line.
+        The options by which it was read, as Python words.
+    chosen : sequence of str, optional
+        The columns that were read, where these are not all.
     """
 
     path: str
@@ -72,6 +75,7 @@ class Health:
     warnings: Sequence[str] = ()
     command: str = ""
     reading: Mapping[str, str] = field(default_factory=dict)
+    chosen: Sequence[str] | None = None
 
 
 def render(
@@ -88,15 +92,16 @@ def render(
     image : (int, int), optional
         Height and width of rows that are images.
     """
+    images = None if image is None else Images(analysis, values, image)
     sections = [
-        ("health", "The data", _health(analysis, health)),
+        ("health", "The data", _health(analysis, health, images)),
         ("model", "The model, and why", _model(analysis)),
-        ("map", "Map", _map(analysis)),
-        ("clusters", "Clusters", _clusters(analysis)),
-        ("outliers", "Outliers", _outliers(analysis)),
+        ("map", "Map", _map(analysis, images)),
+        ("clusters", "Clusters", _clusters(analysis, images)),
+        ("outliers", "Outliers", _outliers(analysis, images)),
     ]
-    if image is not None:
-        sections.append(("images", "Reconstructions", _images(analysis, values, image)))
+    if images is not None:
+        sections.append(("images", "Reconstructions", images.reconstructions()))
     sections.append(("code", "Code to reproduce", _code(analysis, health)))
     links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in sections)
     body = "\n".join(
@@ -106,12 +111,12 @@ def render(
     n, d = values.shape
     best = analysis.selection.best
     facts = [
-        ("rows", _number(n)),
-        ("columns", _number(d)),
+        ("rows", number(n)),
+        ("columns", number(d)),
         ("clusters", str(len(analysis.clusters))),
-        ("covariance", str(best.settings["covariance_type"])),
-        ("BIC", _number(best.bic)),
-        ("log-density, nats per row", _number(best.log_likelihood / analysis.n_selection_rows)),
+        ("covariance", _covariance(best)),
+        ("BIC", number(best.bic)),
+        ("log-density, nats per row", number(best.log_likelihood / analysis.n_selection_rows)),
     ]
     head = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(told)}</dd></div>" for name, told in facts)
     return f"""<!DOCTYPE html>
@@ -143,36 +148,57 @@ def _lead(analysis: Analysis) -> str:
     k = len(analysis.clusters)
     if k == 1:
         return "One cloud describes these rows best: they fall into no clusters."
-    shares = ", ".join(f"{100 * c.share:.0f} %" for c in analysis.clusters[:8])
-    return f"These rows fall into {k} clusters, of {shares}{' and smaller' if k > 8 else ''} of the rows."
+    shares = [f"{100 * c.share:.0f} %" for c in analysis.clusters]
+    if k > 6:
+        return f"These rows fall into {k} clusters; the largest holds {shares[0]} of them, the smallest {shares[-1]}."
+    return f"These rows fall into {k} clusters, of {', '.join(shares[:-1])} and {shares[-1]} of them."
+
+
+def _covariance(candidate: Candidate) -> str:
+    return str(candidate.settings["covariance_type"]).replace("_", " ")
+
+
+def _told(candidate: Candidate) -> str:
+    """Return a model in words."""
+    k = candidate.n_components
+    return f"{k} component{'' if k == 1 else 's'} with {_covariance(candidate)} covariances"
 
 
 # Sections
 
 
-def _health(analysis: Analysis, health: Health) -> str:
+def _health(analysis: Analysis, health: Health, images: Images | None) -> str:
     parts = [f'<p class="warning">{escape(text)}</p>' for text in health.warnings]
     if not parts:
         parts.append("<p>Nothing stands in the way of a fit: no cell is missing or infinite.</p>")
     n = len(analysis.x)
+    if missing := int(np.isnan(analysis.x).sum()):
+        share = f"{100 * missing / analysis.x.size:.2g} %"
+        parts.append(
+            f"<p>{number(missing)} cells of the columns fitted, {share}, are missing: the model is that of the cells "
+            "that are there, with the others integrated out.</p>"
+        )
     if health.n_duplicates:
-        parts.append(f"<p>{_number(health.n_duplicates)} of {_number(n)} rows repeat an earlier one.</p>")
+        parts.append(f"<p>{number(health.n_duplicates)} of {number(n)} rows repeat an earlier one.</p>")
+    if images is not None:
+        parts.append(f"<p>{escape(images.told())}</p>")
     if analysis.constant:
         shown = ", ".join(analysis.constant[:10]) + (", ..." if len(analysis.constant) > 10 else "")
         parts.append(f"<p>Left out of the fit, the same in every row: {escape(shown)}.</p>")
-    listed = list(health.columns)[:_LISTED]
+    most = _LISTED if images is None else _LISTED_PIXELS
+    listed = list(health.columns)[:most]
     rows = [
         (
             c["name"],
             c["dtype"],
-            *(_number(c[key]) for key in ("min", "max", "mean", "std")),
+            *(number(c[key]) for key in ("min", "max", "mean", "std")),
             c.get("remark", ""),
         )
         for c in listed
     ]
-    parts.append(_table(("column", "type", "least", "largest", "mean", "std", "remark"), rows, text=(1, 6)))
-    if len(health.columns) > _LISTED:
-        parts.append(f"<p>... and {_number(len(health.columns) - _LISTED)} more columns.</p>")
+    parts.append(table(("column", "type", "least", "largest", "mean", "std", "remark"), rows, text=(1, 6)))
+    if len(health.columns) > most:
+        parts.append(f"<p>... and {number(len(health.columns) - most)} more columns.</p>")
     return "\n".join(parts)
 
 
@@ -182,11 +208,11 @@ def _model(analysis: Analysis) -> str:
     others = [c for c in selection.ranked[1:] if c.failure is None]
     failed = [c for c in tried if c.failure is not None]
     text = (
-        f"Of {len(tried)} Gaussian mixtures the one with the least BIC was chosen: {best.label()}. BIC weighs how "
+        f"Of {len(tried)} Gaussian mixtures the one with the least BIC was chosen: {_told(best)}. BIC weighs how "
         "well rows are explained against the number of parameters; a difference of 10 is strong evidence."
     )
     if others:
-        text += f" The next best, {others[0].label()}, is {_number(others[0].bic - best.bic)} behind."
+        text += f" The next best, {_told(others[0])}, is {number(others[0].bic - best.bic)} behind."
     parts = [f"<p>{escape(text)}</p>"]
     sizes = {c.n_components for c in tried}
     if len(sizes) > 1 and best.n_components == max(sizes):
@@ -194,15 +220,15 @@ def _model(analysis: Analysis) -> str:
             f'<p class="warning">{best.n_components} components are the most that were tried: more may be better.</p>'
         )
     if analysis.n_selection_rows < len(analysis.x):
-        rows = f"{_number(analysis.n_selection_rows)} rows drawn at random"
+        rows = f"{number(analysis.n_selection_rows)} rows drawn at random"
         parts.append(f"<p>Models were compared on {rows}; the chosen one was then fitted to all.</p>")
     if failed:
-        reasons = "; ".join(f"{c.label()}: {c.failure}" for c in failed[:3])
+        reasons = "; ".join(f"{_told(c)}: {c.failure}" for c in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
         parts.append(f"<p>Not to be chosen: {escape(reasons + more)}.</p>")
     parts += [f'<p class="warning">{escape(text)}</p>' for text in analysis.warnings]
     parts.append(
-        _figure(
+        figure(
             plot.SelectionDisplay.from_selection(selection),
             "BIC of every model tried, by number of components",
             "Less is better; the ring is the model chosen.",
@@ -210,114 +236,106 @@ def _model(analysis: Analysis) -> str:
     )
     rows = [
         (
-            c.label(),
-            _number(c.n_parameters),
-            _number(c.log_likelihood),
-            _number(c.bic),
-            _number(c.bic - best.bic),
-            _number(c.icl),
+            str(c.n_components),
+            _covariance(c),
+            number(c.n_parameters),
+            number(c.log_likelihood),
+            number(c.bic),
+            number(c.bic - best.bic),
+            number(c.icl),
         )
         for c in selection.ranked[:5]
         if c.failure is None
     ]
-    parts.append(_table(("model", "parameters", "log-likelihood", "BIC", "behind", "ICL"), rows))
+    heads = ("components", "covariance", "parameters", "log-likelihood", "BIC", "behind", "ICL")
+    parts.append(table(heads, rows, text=(1,)))
     return "\n".join(parts)
 
 
-def _map(analysis: Analysis) -> str:
+def _map(analysis: Analysis, images: Images | None) -> str:
     if analysis.x.shape[1] == 1:
-        display: Any = plot.DensityDisplay.from_estimator(analysis.model, analysis.x)
+        display: Any = plot.DensityDisplay.from_estimator(analysis.model, analysis.filled)
         display.ax_.set_xlabel(analysis.columns[0])
-        return _figure(
-            display, "Density along the only column", "The density of the mixture and of each component."
+        return figure(
+            display,
+            "Density along the only column",
+            f"The density of the mixture and of each component, along {analysis.columns[0]}.",
         )
-    display = plot.EllipseDisplay.from_estimator(analysis.model, analysis.x)
+    display = plot.EllipseDisplay.from_estimator(analysis.model, analysis.filled, standardize=images is None)
     if analysis.x.shape[1] == 2:
         display.ax_.set_xlabel(analysis.columns[0])
         display.ax_.set_ylabel(analysis.columns[1])
-        plane = "Both columns."
+        plane = f"{analysis.columns[0]} across, {analysis.columns[1]} upwards."
     else:
-        plane = "The plane along which the rows spread most, each column in units of its standard deviation."
+        units = (
+            "each column in units of its standard deviation"
+            if images is None
+            else "in the unit of the pixels"
+        )
+        plane = f"The plane along which the rows spread most, {units}."
+        if analysis.x.shape[1] > 3 and "spherical" in _covariance(analysis.selection.best):
+            plane += " A spherical component is as wide along every axis; its rows may spread more along these two."
     caption = f"{plane} Each ellipse holds 90 % of its component; shades hold 50, 90 and 99 % of the mixture."
-    return _figure(display, "Rows and components on a plane", caption)
+    return figure(display, "Rows and components on a plane", caption)
 
 
-def _clusters(analysis: Analysis) -> str:
+def _clusters(analysis: Analysis, images: Images | None) -> str:
     parts = [
         (
             "<p>What sets each cluster apart: the difference of its mean from that of all other rows, in standard "
             "deviations within the two (0.2 is small, 0.5 medium, 0.8 large).</p>"
         ),
     ]
+    if images is not None and len(analysis.clusters) > 1:
+        parts.append(
+            "<p>Of each cluster: its mean; that difference, orange where pixels are larger and violet where they are "
+            "smaller; and some of its rows, from the most typical to the oddest.</p>"
+        )
     for c in analysis.clusters:
         parts.append(
-            f"<h3>Cluster {c.number}: {_number(c.n_rows)} rows, {100 * c.share:.1f} %, "
+            f"<h3>Cluster {c.number}: {number(c.n_rows)} rows, {100 * c.share:.1f} %, "
             f"mean certainty {100 * c.certainty:.0f} %</h3>"
         )
         if len(analysis.clusters) == 1:
             parts.append("<p>The only one: there is nothing to compare it with.</p>")
             continue
+        if images is not None:
+            parts.append(images.cluster(c))
+            continue
         rows = [
-            (f.name, _bar(f.effect), f"{f.effect:+.2f}", _number(f.inside), _number(f.outside))
+            (f.name, bar(f.effect), f"{f.effect:+.2f}", number(f.inside), number(f.outside))
             for f in c.features
         ]
         heads = ("column", "", "effect", "mean here", "mean elsewhere")
-        parts.append(_table(heads, rows, text=(1,), raw=(1,)))
+        parts.append(table(heads, rows, text=(1,), raw=(1,)))
     return "\n".join(parts)
 
 
-def _outliers(analysis: Analysis) -> str:
+def _outliers(analysis: Analysis, images: Images | None) -> str:
     rows = [
-        (str(o.row), f"{o.log_density:.2f}", str(o.cluster), o.name, _number(o.value), f"{o.deviation:+.1f}")
+        (str(o.row), f"{o.log_density:.2f}", str(o.cluster), o.name, number(o.value), f"{o.deviation:+.1f}")
         for o in analysis.outliers
     ]
-    median = float(np.median(np.asarray(analysis.model.score_samples(analysis.x), dtype=np.float64)))
+    median = float(np.median(analysis.log_density))
     text = (
         f"The rows of lowest log-density, in nats (the median is {median:.2f}), with the column that lies "
         "farthest from the mean of its cluster, in standard deviations of the cluster. Rows count from 0."
     )
+    if np.isnan(analysis.x).any():
+        text += " Of a row with missing cells it is the density of those that are there."
     heads = ("row", "log-density", "cluster", "farthest column", "value", "deviations")
-    return f"<p>{escape(text)}</p>\n" + _table(heads, rows, text=(3,))
-
-
-def _images(analysis: Analysis, values: np.ndarray, shape: tuple[int, int]) -> str:
-    model, kept = analysis.model, analysis.kept
-
-    def whole(rows: Any) -> np.ndarray:
-        """Rows with the columns that were left out, which are the same everywhere."""
-        full = np.tile(values[0].astype(np.float64), (len(rows), 1))
-        full[:, kept] = rows
-        return full.reshape(-1, *shape)
-
-    prototypes = plot.PrototypeDisplay(
-        prototypes=whole(model.means_), weights=np.asarray(model.weights_)
-    ).plot()
-    chosen = np.linspace(0, len(values) - 1, min(12, len(values))).astype(int)
-    left = plot.ReconstructionDisplay(
-        originals=whole(analysis.x[chosen]), reconstructions=whole(model.reconstruct(analysis.x[chosen]))
-    ).plot()
-    rate, distortion = model.rate(analysis.x), model.distortion(analysis.x)
-    text = f"A code takes {rate:.2f} bits a row and leaves a squared error of {_number(distortion)} a row."
-    return (
-        f"<p>{escape(text)}</p>\n"
-        + _figure(
-            prototypes,
-            "The mean image of each component",
-            "What each component generates, the heaviest first.",
-        )
-        + _figure(
-            left, "Images and their reconstructions", "Some rows, what is left of them, and the difference."
-        )
-    )
+    pictures = "" if images is None else images.outliers()
+    return f"<p>{escape(text)}</p>\n" + pictures + table(heads, rows, text=(3,))
 
 
 def _code(analysis: Analysis, health: Health) -> str:
     best = analysis.selection.best
     drop = ""
     if analysis.constant:
-        drop = "\nX = X[:, np.ptp(X, axis=0) > 0]  # constant columns say nothing"
+        drop = "\nX = X[:, np.fmax.reduce(X) > np.fmin.reduce(X)]  # constant columns say nothing"
     options = "".join(f", {name}={value}" for name, value in health.reading.items())
-    loader = f"open_table({health.path!r}{options}).read().values"
+    chosen = "" if health.chosen is None else repr(list(health.chosen))
+    loader = f"open_table({health.path!r}{options}).read({chosen}).values"
     snippet = f"""import numpy as np
 
 import mixcoder
@@ -335,56 +353,6 @@ odd = np.argsort(model.score_samples(X))[:{len(analysis.outliers)}]
 """
     command = f"<p>This page again:</p>\n<pre>{escape(health.command)}</pre>\n" if health.command else ""
     return f"{command}<p>The model alone:</p>\n<pre>{escape(snippet)}</pre>"
-
-
-# Pieces
-
-
-def _table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[int] = (), raw: Sequence[int] = ()
-) -> str:
-    def cell(tag: str, j: int, content: str) -> str:
-        mark = ' class="text"' if j in text else ""
-        return f"<{tag}{mark}>{content if j in raw and tag == 'td' else escape(str(content))}</{tag}>"
-
-    head = "".join(cell("th", j, name) for j, name in enumerate(heads))
-    body = "\n".join(
-        "<tr>" + "".join(cell("td", j, content) for j, content in enumerate(row)) + "</tr>" for row in rows
-    )
-    return (
-        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-    )
-
-
-def _bar(effect: float) -> str:
-    """Return a bar as long as an effect is large, hatched where the cluster has less."""
-    length = min(abs(effect), 6.0) * 1.2
-    side = "" if effect >= 0 else " less"
-    return f'<span class="bar{side}" style="width:{length:.2f}rem"></span>'
-
-
-def _figure(display: Any, alt: str, caption: str) -> str:
-    """Return a picture as part of the page; its figure is closed."""
-    from matplotlib import pyplot as plt
-
-    stream = io.BytesIO()
-    display.figure_.savefig(stream, format="png", dpi=120, metadata={"Software": None})
-    plt.close(display.figure_)
-    data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return (
-        f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _number(value: float | None) -> str:
-    """Return a number for people, as the command line writes it."""
-    if value is None:
-        return "-"
-    if float(value).is_integer() and abs(value) < 1e15:
-        text = f"{int(value):,}".replace(",", " ")
-        return text.replace(" ", "") if abs(value) < 10_000 else text
-    return f"{value:.5g}" if abs(value) < 1e4 else f"{value:,.1f}".replace(",", " ")
 
 
 __all__ = ["Health", "render"]
