@@ -12,7 +12,7 @@ import torch
 from mixcoder.encoders import Annealed
 from mixcoder.fitting.bath import Bath, Mix
 from mixcoder.fitting.em import Problem
-from mixcoder.fitting.splitting import Splits, candidates, exchanged
+from mixcoder.fitting.splitting import Splits, candidates, exchanges
 from mixcoder.fitting.start import draw_sample
 from mixcoder.ops.threads import single_threaded_kernels
 
@@ -20,8 +20,13 @@ from mixcoder.ops.threads import single_threaded_kernels
 _MAX_STEPS = 100
 _MAX_ROUNDS = 20
 
-# Exchanges of a pair for a split tried at one temperature.
+# EM steps at one temperature of a schedule without end, which finds a start for hard codes: the next temperature,
+# and the fit that follows, go on from wherever these lead.
+_HASTY_STEPS = 6
+
+# Exchanges of a pair for a split made at one temperature, and how many are tried for each once codes are hard.
 _MAX_EXCHANGES = 10
+_LAST_TRIALS = 4
 
 # Codes of so few nats a row are hard: the rest is left to the argmax.
 _HARD = 0.1
@@ -149,14 +154,23 @@ class _Cooling:
         first = self._hottest(mix)
         beta, n_cooling = first, 0
         for beta in self.schedule.rising_from(first):
-            mix, entropy = self.settle(mix, beta)
-            if not math.isinf(self.schedule.beta):
+            # Nothing splits any more once all components are there: every second temperature will do.
+            n_cooling += self.endless and mix.n_components >= self.n_components
+            if n_cooling % 2:
                 continue
-            whole = mix.n_components >= self.n_components
-            n_cooling += whole
-            if (whole and (entropy < _HARD or n_cooling > _COOLING_OFF)) or beta > _COLDEST * first:
+            mix, entropy = self.settle(mix, beta)
+            if not self.endless:
+                continue
+            hard = entropy < _HARD or n_cooling > _COOLING_OFF
+            if (hard and mix.n_components >= self.n_components) or beta > _COLDEST * first:
                 break
-        return self._completed(mix, beta)
+        mix = self._completed(mix, beta)
+        return self._exchanged(mix, beta, self.bath.step(mix, beta)[0], 0, _LAST_TRIALS)[0] if self.endless else mix
+
+    @property
+    def endless(self) -> bool:
+        """Whether the schedule ends where codes are hard, and no temperature of it is the last."""
+        return math.isinf(self.schedule.beta)
 
     def settle(self, mix: Mix, beta: float) -> tuple[Mix, float]:
         """Return the mixture after EM and splits at one temperature, and the entropy of its codes; note them."""
@@ -189,7 +203,7 @@ class _Cooling:
     def _em(self, mix: Mix, beta: float) -> tuple[Mix, float, int]:
         """Return the mixture after EM at a temperature, the free energy before the last step, and the steps made."""
         before, gain, free_energy, n_done = -math.inf, math.inf, -math.inf, 0
-        for n_done in range(1, _MAX_STEPS + 1):
+        for n_done in range(1, (_HASTY_STEPS if self.endless else _MAX_STEPS) + 1):
             free_energy, following = self.bath.step(mix, beta)
             if self.on_step is not None:
                 settled = n_done > 1 and following.n_components == mix.n_components
@@ -201,21 +215,23 @@ class _Cooling:
             before = free_energy
         return mix, free_energy, n_done
 
-    def _exchanged(self, mix: Mix, beta: float, free_energy: float, n_steps: int) -> tuple[Mix, float, int]:
+    def _exchanged(
+        self, mix: Mix, beta: float, free_energy: float, n_steps: int, n_trials: int = 1
+    ) -> tuple[Mix, float, int]:
         """Return the mixture after unstable components took the place of pairs that are hardly two.
 
         Once all components are there, one that is unstable can only split if two others become one. That is tried
-        where it promises a rise, and kept where EM then reaches a higher free energy.
+        where it promises a rise, ``n_trials`` times, and kept where EM then reaches a higher free energy.
         """
         for _ in range(_MAX_EXCHANGES):
-            exchange = exchanged(self.bath, mix, beta)
-            if exchange is None:
+            for exchange in exchanges(self.bath, mix, beta, n_trials):
+                trial, reached, n_done = self._em(exchange, beta)
+                n_steps += n_done
+                if beta * (reached - free_energy) >= self.schedule.tol and trial.n_components == mix.n_components:
+                    mix, free_energy = trial, reached
+                    break
+            else:
                 break
-            trial, reached, n_done = self._em(exchange, beta)
-            n_steps += n_done
-            if beta * (reached - free_energy) < self.schedule.tol or trial.n_components < self.n_components:
-                break
-            mix, free_energy = trial, reached
         return mix, free_energy, n_steps
 
     def _splits(self, mix: Mix, beta: float) -> Splits:

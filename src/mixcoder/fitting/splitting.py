@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import reduce
 
@@ -19,6 +20,10 @@ _STEP = 0.5
 # Steepness of the cut through a component of another family, per standard deviation, and EM steps of its halves.
 _STEEPNESS = 4.0
 _TRIAL_STEPS = 10
+
+# Lanczos steps that rank round components: what is tried is judged by EM, and a variance a little too small by
+# this puts a split off by one temperature.
+_RANKING_STEPS = 4
 
 # Components sharing parameters whose splits are tried, each with EM on the whole mixture.
 _WHOLE_TRIALS = 4
@@ -76,9 +81,10 @@ def candidates(bath: Bath, mix: Mix, beta: float, tol: float) -> Splits:
         Least rise of beta F, in nats per row, that makes a component of a family without formula unstable.
     """
     code = bath.code(mix, beta)
-    variances, places = bath.along(code)
     if bath.fixed_variance is not None:
+        variances, places = bath.along(code, _RANKING_STEPS)
         return _by_formula(bath, mix, beta, variances, places[0])
+    variances, places = bath.along(code)
     if _has_shared(mix.params):
         trials = [_by_whole_trial(bath, mix, beta, tol, variances, along) for along in places]
     else:
@@ -103,18 +109,23 @@ def _by_formula(bath: Bath, mix: Mix, beta: float, variances: Tensor, along: Ten
     return Splits(gains, beta * variances > bath.fixed_variance, shares)
 
 
-def exchanged(bath: Bath, mix: Mix, beta: float) -> Mix | None:
-    r"""Return the mixture with its best split made and its two most alike components joined, if that promises a rise.
+def exchanges(bath: Bath, mix: Mix, beta: float, n_most: int) -> Iterator[Mix]:
+    r"""Yield the mixture with one component split and two others joined, those that promise a rise, best first.
 
     Round components of one fixed size only. Cutting a Gaussian of variance lambda along its axis takes
     :math:`2 \lambda / \pi` from its mean square; joining j and k adds what their means are apart:
 
     .. math:: \tfrac2\pi \pi_i \lambda_i > \frac{\pi_j \pi_k}{\pi_j + \pi_k} |a_j - a_k|^2
+
+    Parameters
+    ----------
+    n_most : int
+        How many to yield, each with a component of its own to split.
     """
     if bath.fixed_variance is None or mix.n_components < 3:
-        return None
+        return
     code = bath.code(mix, beta)
-    variances, places = bath.along(code)
+    variances, places = bath.along(code, _RANKING_STEPS)
     masses = mix.log_masses.exp()
     gains = torch.where(beta * variances > bath.fixed_variance, masses * variances * (2 / math.pi), 0.0)
     means = bath.problem.family.decode(
@@ -122,16 +133,18 @@ def exchanged(bath: Bath, mix: Mix, beta: float) -> Mix | None:
     )
     costs = torch.cdist(means, means).square() * masses * masses[:, None] / (masses + masses[:, None])
     costs.fill_diagonal_(torch.inf)
-    i = int(gains.argmax())
-    costs[i], costs[:, i] = torch.inf, torch.inf
-    j, k = divmod(int(costs.argmin()), mix.n_components)
-    if not float(gains[i]) > float(costs[j, k]):
-        return None
-    first = code[:, i] * torch.sigmoid(2 * _STEP * places[0][:, i])
-    code[:, j] += code[:, k]
-    code[:, i] -= first
-    code[:, k] = first
-    return bath.maximized(code.clamp_min_(0))
+    for i in torch.argsort(gains, descending=True, stable=True)[:n_most].tolist():
+        others = costs.clone()
+        others[i], others[:, i] = torch.inf, torch.inf
+        j, k = divmod(int(others.argmin()), mix.n_components)
+        if not float(gains[i]) > float(others[j, k]):
+            return
+        changed = code.clone()
+        first = changed[:, i] * torch.sigmoid(2 * _STEP * places[0][:, i])
+        changed[:, j] += changed[:, k]
+        changed[:, i] -= first
+        changed[:, k] = first
+        yield bath.maximized(changed.clamp_min_(0))
 
 
 def _by_trial(bath: Bath, mix: Mix, beta: float, tol: float, code: Tensor, along: Tensor) -> Splits:
