@@ -20,13 +20,16 @@ from mixcoder.ops.threads import single_threaded_kernels
 _MAX_STEPS = 100
 _MAX_ROUNDS = 20
 
-# EM steps at one temperature of a schedule without end, which finds a start for hard codes: the next temperature,
-# and the fit that follows, go on from wherever these lead.
+# EM steps at a temperature that another follows, and at one of a schedule without end, which finds a start for hard
+# codes: what comes next goes on from wherever these lead, and EM that crawls there leads to worse places (measured).
+_STEPS_ON_THE_WAY = 20
 _HASTY_STEPS = 6
 
-# Exchanges of a pair for a split made at one temperature, and how many are tried for each once codes are hard.
+# Exchanges of a pair for a split made at one temperature, how many are tried for each at the end, and the EM steps
+# of a trial.
 _MAX_EXCHANGES = 10
-_LAST_TRIALS = 4
+_LAST_TRIALS = 3
+_TRIAL_STEPS = 15
 
 # Codes of so few nats a row are hard: the rest is left to the argmax.
 _HARD = 0.1
@@ -43,7 +46,7 @@ _COOLING_OFF = 30
 
 @dataclass(frozen=True)
 class AnnealingTrace:
-    """What was reached at each temperature, once EM and splits had settled there.
+    """What was reached at each temperature, after EM and splits there.
 
     Parameters
     ----------
@@ -146,6 +149,7 @@ class _Cooling:
     def __init__(self, bath: Bath, n_components: int, schedule: Annealed, on_step: OnStep | None) -> None:
         self.bath, self.n_components, self.schedule = bath, n_components, schedule
         self.on_step = on_step
+        self.stable_until = 0.0
         self.trace = AnnealingTrace()
 
     def run(self) -> Mix:
@@ -165,7 +169,11 @@ class _Cooling:
             if (hard and mix.n_components >= self.n_components) or beta > _COLDEST * first:
                 break
         mix = self._completed(mix, beta)
-        return self._exchanged(mix, beta, self.bath.step(mix, beta)[0], 0, _LAST_TRIALS)[0] if self.endless else mix
+        return (
+            self._exchanged(mix, beta, self.bath.step(mix, beta)[0], 0, _LAST_TRIALS)[0]
+            if self.endless
+            else mix
+        )
 
     @property
     def endless(self) -> bool:
@@ -187,8 +195,10 @@ class _Cooling:
             ):
                 break
             mix, free_energy = trial, reached
-        if mix.n_components == self.n_components:
-            mix, free_energy, n_steps = self._exchanged(mix, beta, free_energy, n_steps)
+        at_end = beta == self.schedule.beta
+        if mix.n_components == self.n_components and (at_end or self.bath.fixed_variance is not None):
+            n_trials = _LAST_TRIALS if at_end else 1
+            mix, free_energy, n_steps = self._exchanged(mix, beta, free_energy, n_steps, n_trials)
         entropy = self.bath.entropy(mix, beta)
         for name, value in (
             ("beta", beta),
@@ -200,10 +210,10 @@ class _Cooling:
             getattr(self.trace, name).append(value)
         return mix, entropy
 
-    def _em(self, mix: Mix, beta: float) -> tuple[Mix, float, int]:
+    def _em(self, mix: Mix, beta: float, n_most: int = _MAX_STEPS) -> tuple[Mix, float, int]:
         """Return the mixture after EM at a temperature, the free energy before the last step, and the steps made."""
         before, gain, free_energy, n_done = -math.inf, math.inf, -math.inf, 0
-        for n_done in range(1, (_HASTY_STEPS if self.endless else _MAX_STEPS) + 1):
+        for n_done in range(1, min(n_most, self._most_steps(beta)) + 1):
             free_energy, following = self.bath.step(mix, beta)
             if self.on_step is not None:
                 settled = n_done > 1 and following.n_components == mix.n_components
@@ -215,6 +225,12 @@ class _Cooling:
             before = free_energy
         return mix, free_energy, n_done
 
+    def _most_steps(self, beta: float) -> int:
+        """Return how many EM steps are made at a temperature."""
+        if self.endless:
+            return _HASTY_STEPS
+        return _MAX_STEPS if beta == self.schedule.beta else _STEPS_ON_THE_WAY
+
     def _exchanged(
         self, mix: Mix, beta: float, free_energy: float, n_steps: int, n_trials: int = 1
     ) -> tuple[Mix, float, int]:
@@ -224,10 +240,11 @@ class _Cooling:
         where it promises a rise, ``n_trials`` times, and kept where EM then reaches a higher free energy.
         """
         for _ in range(_MAX_EXCHANGES):
-            for exchange in exchanges(self.bath, mix, beta, n_trials):
-                trial, reached, n_done = self._em(exchange, beta)
+            for exchange in exchanges(self.bath, mix, beta, self.schedule.tol, n_trials):
+                trial, reached, n_done = self._em(exchange, beta, _TRIAL_STEPS)
                 n_steps += n_done
-                if beta * (reached - free_energy) >= self.schedule.tol and trial.n_components == mix.n_components:
+                gained = beta * (reached - free_energy) >= self.schedule.tol
+                if gained and trial.n_components == mix.n_components and not self.bath.collapsed(trial, mix):
                     mix, free_energy = trial, reached
                     break
             else:
@@ -236,7 +253,7 @@ class _Cooling:
 
     def _splits(self, mix: Mix, beta: float) -> Splits:
         """Return what a split of each component would bring at a temperature; nothing where none is wanted."""
-        if mix.n_components >= self.n_components:
+        if mix.n_components >= self.n_components or (mix.n_components == 1 and beta <= self.stable_until):
             return Splits.none()
         return candidates(self.bath, mix, beta, self.schedule.tol)
 
@@ -250,6 +267,7 @@ class _Cooling:
         beta = min(1.0, self.schedule.beta)
         for _ in range(_HALVINGS):
             if not len(candidates(self.bath, mix, beta, self.schedule.tol).unstable(1)):
+                self.stable_until = beta
                 break
             beta /= 2
         return beta

@@ -13,7 +13,7 @@ _EIGENVECTOR_FEATURES = 16
 _BATCH_NUMBERS = 1 << 20
 
 LANCZOS_STEPS = 10
-_FLAT_STEPS = 20
+_FLAT_STEPS = 10
 
 # Directions with less than this share of a component's largest variance hold rounding, not rows.
 _RANK_TOLERANCE = 1e-10
@@ -51,10 +51,13 @@ def _by_eigenvectors(points: Tensor, code: Tensor, counts: Tensor, centres: Tens
         values, vectors = torch.linalg.eigh(centred.mT @ weighted)
         variances.append(values[:, -1].clamp_min(0))
         axes.append(vectors[:, :, -1].to(points.dtype))
-    found = torch.cat(axes)
-    # Rounding chooses the sign of an eigenvector: here its largest entry is positive.
-    largest = found.gather(1, found.abs().argmax(1, keepdim=True))
-    return torch.cat(variances), torch.where(largest < 0, -found, found)
+    return torch.cat(variances), _oriented(torch.cat(axes))
+
+
+def _oriented(axes: Tensor) -> Tensor:
+    """Return axes, shape (k, e), whose largest entry is positive: rounding chooses the sign of an eigenvector."""
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    return torch.where(largest < 0, -axes, axes)
 
 
 def _by_lanczos(
@@ -117,8 +120,12 @@ def flattest_places(points: Tensor, code: Tensor) -> Tensor:
         kept = values > _RANK_TOLERANCE * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
         if not bool(kept.any()):
             continue
-        y = centred @ (vectors[:, kept] / values[kept].sqrt())  # (m, r)
-        places[:, k] = (y @ _flattest(y, share)).to(places.dtype)
+        whitener = vectors[:, kept] / values[kept].sqrt()
+        y = centred @ whitener  # (m, r)
+        axis = _flattest(y, share)
+        if float(_oriented((whitener @ axis)[None])[0] @ (whitener @ axis)) < 0:
+            axis = -axis
+        places[:, k] = (y @ axis).to(places.dtype)
     return places
 
 
@@ -133,5 +140,5 @@ def _flattest(y: Tensor, share: Tensor) -> Tensor:
         pull = (along.pow(3) * share[:, None]).T @ y
         # The fixed point of 3 v - E[y (v'y)^3], damped: the step that ascends minus the kurtosis.
         axes = torch.nn.functional.normalize(axes * 4 - pull, dim=1)
-    kurtosis = share @ (y @ axes.T).pow(4)
+    kurtosis = share @ (y @ axes.T).square().square()
     return axes[int(kurtosis.argmin())]

@@ -12,21 +12,27 @@ from torch import Tensor
 
 from mixcoder.components import GaussianTiedSpherical
 from mixcoder.components.base import Kernel, Params, PassSetting
-from mixcoder.components.exponential import FeatureKernel
+from mixcoder.components.exponential import ExponentialFamily, FeatureKernel
+from mixcoder.components.gaussian import Gaussian
 from mixcoder.encoders import Tempered
 from mixcoder.fitting.axes import DENSE_FEATURES, LANCZOS_STEPS, flattest_places, principal_axes
 from mixcoder.fitting.em import FIT_TOLERANCE, Problem
 from mixcoder.fitting.start import Sample
 from mixcoder.ops.frame import Frame
+from mixcoder.ops.moments import class_sums
 from mixcoder.ops.simplex import entropy, log_simplex, softargmax_
 from mixcoder.ops.workspace import Workspace
 from mixcoder.sources import TensorSource
+from mixcoder.statistics import Moments
 
 # Rows times components whose codes are held at once.
 _CODE_NUMBERS = 1 << 24
 
 # A component with less than this share of the rows is none.
 _DEAD = 1e-9
+
+# A Gaussian whose variance along some axis is less than this share of that of the rows, floors aside, is a spike.
+_SPIKE = 1e-4
 
 # Features of all rows stay in memory up to this size; beyond, they are written block by block in every step.
 _FEATURE_BYTES = 8 << 20
@@ -189,19 +195,41 @@ class Bath:
 
     def log_joint(self, params: Params, log_weights: Tensor) -> Tensor:
         """Return log pi + log p up to what is the same for all components of a row, shape (m, k)."""
-        kernel = self.problem.family.kernel(params, log_weights, replace(self._setting, workspace=Workspace()))
+        kernel = self.problem.family.kernel(
+            params, log_weights, replace(self._setting, workspace=Workspace())
+        )
         return kernel.log_joint(self._expanded(kernel))
 
     def maximized(self, code: Tensor) -> Mix:
         """Return components and masses that maximise the bound at a code, shape (m, k)."""
-        statistics = self.problem.family.statistics(None, self.rows, code.clone(), self._row_weights())
-        counts: Tensor = statistics.counts  # type: ignore[attr-defined]
+        family, weights = self.problem.family, self.problem.source.weights
+        if self._written and isinstance(family, ExponentialFamily):
+            sums = class_sums(code if weights is None else code.clone(), self._written[0], weights)
+            statistics: Any = self.problem.with_pooled_sums(Moments(sums[:, 0], sums[:, 1:]))
+        else:
+            statistics = family.statistics(None, self.rows, code.clone(), weights)
+        counts: Tensor = statistics.counts
         return Mix(self.problem.maximize(statistics, counts)[0], log_simplex(counts.clamp_min(0)))
 
-    def _row_weights(self) -> Tensor | None:
-        return self.problem.source.take_weights(torch.arange(self.n_rows))
-
     # Splits
+
+    def collapsed(self, mix: Mix, before: Mix) -> bool:
+        """Return whether more components than before are spikes: narrower than any real cluster somewhere."""
+        return self._n_spikes(mix) > self._n_spikes(before)
+
+    def _n_spikes(self, mix: Mix) -> int:
+        family, variances = self.problem.family, self.problem.variances
+        # Families of low rank have no spreads that are written out.
+        if not isinstance(family, Gaussian) or type(family).spreads is Gaussian.spreads:
+            found = family.collapsed(mix.params, variances)
+            return 0 if found is None else int(found.sum())
+        spreads, added = family.spreads(mix.params), family.added(variances).expand_as(variances)
+        stds = torch.where(variances > 0, variances, 1.0).sqrt()
+        if spreads.ndim == 2:
+            least = ((spreads - added) / stds.square()).amin(1)
+        else:
+            least = torch.linalg.eigvalsh((spreads - torch.diag(added)) / torch.outer(stds, stds))[:, 0]
+        return int((least < _SPIKE).sum())
 
     def one_component(self) -> Mix:
         """Return the mixture of one component."""
