@@ -12,6 +12,7 @@ import torch
 from mixcoder.encoders import Annealed
 from mixcoder.fitting.bath import Bath, Mix
 from mixcoder.fitting.em import Problem
+from mixcoder.fitting.fit import InterruptedStart, Start
 from mixcoder.fitting.splitting import Splits, candidates, exchanges
 from mixcoder.fitting.start import draw_sample
 from mixcoder.ops.threads import single_threaded_kernels
@@ -139,8 +140,25 @@ def anneal(
         sample = draw_sample(problem, n_components, problem.family.geometry, generator)
         bath = Bath.of(problem, sample, n_components, generator)
         cooling = _Cooling(bath, n_components, schedule, on_step)
-        mix = bath.one_each(n_components) if bath.n_rows <= n_components else cooling.run()
-    return Mix(mix.params.clone(), mix.log_masses.clone()), cooling.trace
+        if bath.n_rows <= n_components:
+            return bath.one_each(n_components).clone(), cooling.trace
+        try:
+            return cooling.run().clone(), cooling.trace
+        except KeyboardInterrupt:
+            raise InterruptedAnnealing(cooling) from None
+
+
+class InterruptedAnnealing(InterruptedStart):
+    """An interrupt of an annealing; where it had come to, completed at that temperature, and the trace until there."""
+
+    def __init__(self, cooling: _Cooling) -> None:
+        super().__init__(self._finish)
+        self.cooling, self.trace = cooling, cooling.trace
+
+    def _finish(self) -> Start:
+        with single_threaded_kernels(), torch.inference_mode():
+            mix = self.cooling.completed().clone()
+        return mix.params, mix.log_masses
 
 
 class _Cooling:
@@ -150,11 +168,12 @@ class _Cooling:
         self.bath, self.n_components, self.schedule = bath, n_components, schedule
         self.on_step = on_step
         self.stable_until = 0.0
+        self.mix, self.beta = bath.one_component(), min(1.0, schedule.beta)
         self.trace = AnnealingTrace()
 
     def run(self) -> Mix:
         """Return the mixture at the end."""
-        mix = self.bath.one_component()
+        mix = self.mix
         first = self._hottest(mix)
         beta, n_cooling = first, 0
         for beta in self.schedule.rising_from(first):
@@ -163,17 +182,16 @@ class _Cooling:
             if n_cooling % 2:
                 continue
             mix, entropy = self.settle(mix, beta)
+            self.mix, self.beta = mix, beta
             if not self.endless:
                 continue
             hard = entropy < _HARD or n_cooling > _COOLING_OFF
             if (hard and mix.n_components >= self.n_components) or beta > _COLDEST * first:
                 break
-        mix = self._completed(mix, beta)
-        return (
-            self._exchanged(mix, beta, self.bath.step(mix, beta)[0], 0, _LAST_TRIALS)[0]
-            if self.endless
-            else mix
-        )
+        mix = self.completed()
+        if self.endless:
+            return self._exchanged(mix, beta, self.bath.step(mix, beta)[0], 0, _LAST_TRIALS)[0]
+        return mix
 
     @property
     def endless(self) -> bool:
@@ -272,11 +290,12 @@ class _Cooling:
             beta /= 2
         return beta
 
-    def _completed(self, mix: Mix, beta: float) -> Mix:
+    def completed(self) -> Mix:
         """Return the mixture with as many components as were asked for, the best splits made though they are none."""
+        mix = self.mix
         while mix.n_components < self.n_components:
-            found = candidates(self.bath, mix, beta, self.schedule.tol)
-            mix = self.bath.split(mix, beta, found.best(self.n_components - mix.n_components))
+            found = candidates(self.bath, mix, self.beta, self.schedule.tol)
+            mix = self.bath.split(mix, self.beta, found.best(self.n_components - mix.n_components))
         return mix
 
 

@@ -59,6 +59,10 @@ class Mix:
         """Number of components."""
         return int(self.log_masses.shape[0])
 
+    def clone(self) -> Mix:
+        """Return a copy that may be written to: tensors of inference mode may not."""
+        return Mix(self.params.clone(), self.log_masses.clone())
+
     def take(self, index: Tensor) -> Mix:
         """Return some of the components, their masses summing to one."""
         log_masses = self.log_masses[index]
@@ -125,6 +129,12 @@ class Bath:
         """Sum of the row weights."""
         return self.problem.total_weight
 
+    @property
+    def _row_weights(self) -> Tensor | None:
+        """Row weights, ``None`` where all are equal."""
+        source = self.problem.source
+        return source.weights if isinstance(source, TensorSource) else None
+
     # One step
 
     def step(self, mix: Mix, beta: float) -> tuple[float, Mix]:
@@ -151,7 +161,7 @@ class Bath:
         kernel = family.kernel(params, log_weights, self._setting)
         features = self._expanded(kernel)
         code, bounds = softargmax_(kernel.log_joint(features), beta)
-        weights = self.problem.source.weights
+        weights = self._row_weights
         bound = bounds.sum() if weights is None else weights @ bounds
         statistics = self.problem.with_pooled_sums(kernel.statistics(features, code, weights))
         offset = kernel.offset(self.problem.pooled)
@@ -202,7 +212,7 @@ class Bath:
 
     def maximized(self, code: Tensor) -> Mix:
         """Return components and masses that maximise the bound at a code, shape (m, k)."""
-        family, weights = self.problem.family, self.problem.source.weights
+        family, weights = self.problem.family, self._row_weights
         if self._written and isinstance(family, ExponentialFamily):
             sums = class_sums(code if weights is None else code.clone(), self._written[0], weights)
             statistics: Any = self.problem.with_pooled_sums(Moments(sums[:, 0], sums[:, 1:]))
