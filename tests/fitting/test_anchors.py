@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mixcoder.fitting.anchors import AnchorStep, AnchorSums, turns_of
+from mixcoder.ops.embedding import EmbeddingKernel, encode_embedded
 
 SLOPES = torch.tensor([0.2, -0.3, 0.1, 0.7, -0.4, 0.2], dtype=torch.float64)
 
@@ -77,3 +78,21 @@ def test_no_step_turns_the_map():
     others = torch.linalg.svd(turns_of(anchors))[2][1:]
     torch.testing.assert_close(others @ (root @ root.T @ step), others @ SLOPES)
     assert promised == pytest.approx(float(SLOPES @ step) / 2)
+
+
+@pytest.mark.parametrize("weighted_rows", [False, True])
+def test_of_rows_that_come_several_times_each_some_tell_the_curvature_of_all(weighted_rows):
+    """The gradient is that of all rows whatever the thinning; the curvature is exact for rows with their like."""
+    stride = 3
+    generator = torch.Generator().manual_seed(3)
+    kernel = EmbeddingKernel(prior=0.01)
+    anchors = torch.randn(5, 2, generator=generator, dtype=torch.float64)
+    targets = torch.rand(40, 5, generator=generator, dtype=torch.float64).log().softmax(1)
+    targets = targets.repeat_interleave(stride, 0)
+    weights = torch.rand(40, generator=generator, dtype=torch.float64).repeat_interleave(stride, 0)
+    codes = encode_embedded(targets, anchors, kernel).codes
+    given = (kernel, codes, anchors, targets, weights if weighted_rows else None)
+    whole = AnchorSums.of(*given, slice(0, None, 1))
+    some = AnchorSums.of(*given, slice(1, None, stride))
+    assert torch.equal(whole.gradient, some.gradient)
+    torch.testing.assert_close(whole.curvature, some.curvature, rtol=1e-10, atol=1e-10)

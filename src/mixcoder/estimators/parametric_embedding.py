@@ -46,8 +46,9 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     with A the probabilities given. Every step finds the best codes v for the anchors w by Newton's method and then
     moves the anchors by a Newton step that knows how the codes will follow; the objective never falls. Of many rows a
-    few thousand come first, so that all of them are needed for the last steps only. Such a step costs O(n (k e)^2); a
-    new row gets its place without a new fit, in O(k e).
+    few thousand come first, so that all of them are needed for the last steps only; their curvature is that of some
+    8000. Such a step costs O((k e)^2) a row of these and O(k e) a row of the others, as a new row does, which gets its
+    place without a new fit.
 
     Parameters
     ----------

@@ -20,6 +20,9 @@ TargetsOf = Callable[[Block], Tensor]
 # Numbers in the largest array of a block, which is (rows e k e).
 _BLOCK_NUMBERS = 1 << 18
 
+# Rows that tell the curvature, where there are at least twice as many.
+_CURVATURE_ROWS = 8000
+
 _LEAST_RADIUS = 1e-9
 _LARGEST_RADIUS = 1e9
 
@@ -43,13 +46,26 @@ class AnchorSums(Statistics):
 
     @classmethod
     def of(
-        cls, kernel: CodeKernel, codes: Tensor, anchors: Tensor, targets: Tensor, weights: Tensor | None
+        cls,
+        kernel: CodeKernel,
+        codes: Tensor,
+        anchors: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        rows: slice | None = None,
     ) -> AnchorSums:
-        """Return the sums of some rows, whose codes are the best for their targets."""
-        return cls(
-            kernel.anchor_gradient(codes, anchors, targets, weights),
-            kernel.anchor_curvature(codes, anchors, targets, weights),
-        )
+        """Return the sums of rows whose codes are best, the curvature from every ``rows.step``-th of them for all.
+
+        A step needs the gradient to the last digit, but of the curvature only as much as thousands of rows tell
+        (Byrd, Chin, Neveitt & Nocedal 2011).
+        """
+        gradient = kernel.anchor_gradient(codes, anchors, targets, weights)
+        if rows is None or rows.step == 1:
+            return cls(gradient, kernel.anchor_curvature(codes, anchors, targets, weights))
+        some = None if weights is None else weights[rows]
+        if len(codes[rows]) == 0:
+            return cls(gradient, gradient.new_zeros(gradient.numel(), gradient.numel()))
+        return cls(gradient, rows.step * kernel.anchor_curvature(codes[rows], anchors, targets[rows], some))
 
     def with_prior(self, anchors: Tensor, prior: float) -> AnchorSums:
         r"""Return the sums with :math:`-\rho \sum_k |w_k|^2` added to the objective."""
@@ -189,6 +205,7 @@ def fit_anchors(
         Of the first step; that of an earlier fit where this one goes on.
     """
     k, e = start.shape
+    stride = max(1, source.n_rows // _CURVATURE_ROWS)
     rows = max(64, _BLOCK_NUMBERS // (k * e * e))
     n_steps = torch.zeros(source.n_rows, dtype=torch.int64, device=start.device)
 
@@ -208,7 +225,8 @@ def fit_anchors(
             if before is None:
                 n_steps[here] = climb.steps
             value = weighted(kernel.surrogate(climb.codes, anchors, a)[:, None], block.weights).sum()
-            return _Turn(value, AnchorSums.of(kernel, climb.codes, anchors, a, block.weights))
+            kept = slice(-block.start % stride, None, stride)
+            return _Turn(value, AnchorSums.of(kernel, climb.codes, anchors, a, block.weights, kept))
 
         found = source.map_reduce(visit, rows)
         value = found.value - prior * anchors.square().sum()

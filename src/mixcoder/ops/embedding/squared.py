@@ -113,18 +113,19 @@ class EmbeddingKernel(CodeKernel):
         for axis in range(e):
             response[:, axis, :, axis] += 2 * self.beta * pull
         factor, info = torch.linalg.cholesky_ex(self.expand(codes, anchors, targets @ anchors).curvature)
-        root = torch.linalg.solve_triangular(factor, response.flatten(2), upper=False)  # (n, e, k e)
         # A row whose G is flat to rounding has no code that could follow.
-        root = torch.where(((info == 0) & root.isfinite().flatten(1).all(dim=1))[:, None, None], root, 0.0)
+        follows = (info == 0)[:, None, None]
+        root = _solved(
+            torch.where(follows, factor, torch.eye(e).to(factor)), response.flatten(2)
+        )  # (n, e, k e)
+        root = torch.where(follows & root.isfinite().flatten(1).all(dim=1)[:, None, None], root, 0.0)
         own = (weighted(shared.flatten(1), weights).view_as(shared).movedim(0, 2)) @ slopes.movedim(
             0, 1
         )  # (k, e, e)
         own.diagonal(dim1=1, dim2=2).add_(2 * self.beta * weighted(pull, weights).sum(dim=0)[:, None])
         scale = None if weights is None else weights.sqrt()
-        flat = torch.cat(
-            [weighted(shared.flatten(1), scale), weighted(root.flatten(1), scale).view(-1, k * e)]
-        )
-        return torch.block_diag(*own) - flat.T @ flat
+        flat, roots = weighted(shared.flatten(1), scale), weighted(root.flatten(1), scale).view(-1, k * e)
+        return (torch.block_diag(*own) - flat.T @ flat).sub_(roots.T @ roots)
 
     def corners(self, anchors: Tensor) -> Tensor:
         """Return the codes of hard targets, shape (k, e), where they exist: k climbs save the others many steps."""
@@ -264,6 +265,17 @@ def _covariances(q: Tensor, slopes: Tensor, mean: Tensor, q_0: Tensor) -> Tensor
         apart = slopes - mean[sure, None]  # (m, k, e)
         found[sure] = (apart * q[sure, :, None]).mT @ apart
     return found
+
+
+def _solved(factor: Tensor, right: Tensor) -> Tensor:
+    """Return L^-1 B of small lower triangles, shape (n, e, m), row after row: no library call a row."""
+    solved = torch.empty_like(right)
+    for i in range(factor.shape[1]):
+        row = right[:, i]
+        for j in range(i):
+            row = row - factor[:, i, j, None] * solved[:, j]
+        torch.div(row, factor[:, i, i, None], out=solved[:, i])
+    return solved
 
 
 def _reach(anchors: Tensor, beta: float) -> Callable[[Tensor], Tensor]:
