@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import partial
 
@@ -11,12 +12,14 @@ import torch
 from sklearn.base import clone
 from sklearn.cluster import KMeans as Peer
 from sklearn.datasets import load_iris, load_wine
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import InvalidParameterError
 
 import mixcoder
 from mixcoder import BayesianGaussianMixture, GaussianMixture, KMeans, Mixture, PPCAMixture
 from mixcoder.encoders import Annealed, Argmax, Posterior, Tempered
 from mixcoder.errors import DataError, PrecisionWarning
+from mixcoder.fitting.bath import Bath
 
 IRIS = load_iris().data
 WINE = load_wine().data
@@ -238,3 +241,67 @@ def test_the_first_batch_of_a_stream_may_be_annealed():
 def test_what_makes_no_sense_is_refused(make, told):
     with pytest.raises(ValueError, match=told):
         make()
+
+
+# Interrupts
+
+
+def interrupted_at(place):
+    """A step of the annealing, and what it is where somebody presses Ctrl-C during the one at some place."""
+    step, n_calls = Bath.step, itertools.count(1)
+
+    def interrupted(self, mix, beta):
+        if next(n_calls) == place:
+            raise KeyboardInterrupt
+        return step(self, mix, beta)
+
+    return interrupted
+
+
+ANNEALED = {
+    "KMeans": lambda **how: KMeans(3, init="annealed", random_state=0, **how),
+    "GaussianMixture": lambda **how: GaussianMixture(3, init_params="annealed", random_state=0, **how),
+    "Mixture": lambda **how: Mixture("gaussian_diagonal", 3, temperature=Annealed(), random_state=0, **how),
+}
+
+
+@pytest.mark.parametrize("place", [1, 4, 12, 25])
+@pytest.mark.parametrize("name", ANNEALED)
+def test_an_interrupted_annealing_keeps_what_it_has_where_it_is_told_to(name, place, monkeypatch):
+    model = ANNEALED[name](on_interrupt="keep")
+    with monkeypatch.context() as patch:
+        patch.setattr(Bath, "step", interrupted_at(place))
+        with pytest.warns(ConvergenceWarning, match="did not converge: the fit was interrupted; the best"):
+            model.fit(IRIS)
+    trace = model.history_["annealing"]
+    whole = ANNEALED[name]().fit(IRIS).history_["annealing"]
+    assert not model.converged_
+    assert "interrupted" in model.stop_reason_
+    assert trace["beta"] == whole["beta"][: len(trace["beta"])]
+    assert np.isfinite(model.score_samples(IRIS) if hasattr(model, "score_samples") else model.inertia_).all()
+    assert np.isfinite(model.reconstruct(IRIS)).all()
+
+
+@pytest.mark.parametrize("name", ANNEALED)
+def test_an_interrupted_annealing_raises_and_changes_nothing_where_it_is_not(name, monkeypatch):
+    model = ANNEALED[name]()
+    with monkeypatch.context() as patch:
+        patch.setattr(Bath, "step", interrupted_at(7))
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(IRIS)
+    assert not hasattr(model, "model_")
+
+
+@pytest.mark.parametrize("name", ANNEALED)
+def test_of_several_annealed_fits_an_interrupt_keeps_the_best_ended_one(name, monkeypatch):
+    step, steps = Bath.step, []
+    with monkeypatch.context() as patch:
+        patch.setattr(Bath, "step", lambda *args: steps.append(0) or step(*args))
+        whole = ANNEALED[name]().fit(IRIS)
+    model = ANNEALED[name](on_interrupt="keep", n_init=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Bath, "step", interrupted_at(len(steps) + 5))
+        with pytest.warns(ConvergenceWarning, match="interrupted"):
+            model.fit(IRIS)
+    assert not model.converged_
+    np.testing.assert_allclose(model.reconstruct(IRIS), whole.reconstruct(IRIS))

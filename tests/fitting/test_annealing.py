@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -21,13 +22,15 @@ from mixcoder.components import (
     GaussianTiedDiagonal,
     GaussianTiedSpherical,
 )
+from mixcoder.components.gaussian_full import GaussianFullParams
 from mixcoder.encoders import Annealed
+from mixcoder.fitting import annealing
 from mixcoder.fitting.annealing import anneal
 from mixcoder.fitting.axes import flattest_places, principal_axes
 from mixcoder.fitting.bath import Bath, Mix
 from mixcoder.fitting.kmeans import annealed_centres, kmeans_problem
 from mixcoder.fitting.scan import scan_range
-from mixcoder.fitting.splitting import candidates
+from mixcoder.fitting.splitting import _cost_of_joins, candidates
 from mixcoder.fitting.start import draw_sample
 from mixcoder.sources import TensorSource
 
@@ -349,6 +352,49 @@ def test_many_rows_have_the_principal_axes_of_few():
     large, small = principal_axes(points, code), principal_axes(points.double(), code.double())
     torch.testing.assert_close(large[0], small[0], rtol=1e-3, atol=0)
     torch.testing.assert_close(large[2].double(), small[2], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_join_costs_what_the_free_energy_falls_by(weighted, problem_of):
+    x, beta = two_blobs(150, gap=4.0), 0.7
+    weights = torch.rand(150, generator=random(14), dtype=F64) + 0.5 if weighted else None
+    bath = bath_of(problem_of(GaussianFull(), x, weights), 4)
+    mix = bath.maximized(torch.rand(len(bath.rows), 4, generator=random(15), dtype=F64).pow(2))
+    code, here = bath.code(mix, beta), bath.step(mix, beta)[0]
+    costs = _cost_of_joins(bath, mix, beta, code)
+    assert torch.equal(costs, costs.T)
+    seen = 0
+    for j, k in itertools.combinations(range(4), 2):
+        if not math.isfinite(costs[j, k]):
+            continue
+        joined = bath.maximized((code[:, j] + code[:, k])[:, None]).params
+        others = [i for i in range(4) if i not in (j, k)]
+        params = GaussianFullParams(
+            *(
+                torch.cat([getattr(joined, entry.name), getattr(mix.params, entry.name)[others]])
+                for entry in fields(joined)
+            )
+        )
+        masses = mix.log_masses.exp()
+        log_masses = torch.cat([(masses[j] + masses[k])[None], masses[others]]).log()
+        fall = here - bath.step(Mix(params, log_masses), beta)[0]
+        assert float(costs[j, k]) / bath.total == pytest.approx(fall, rel=1e-9)
+        seen += 1
+    assert seen == 4
+
+
+@pytest.mark.parametrize(
+    "family", [GaussianFull(), GaussianSpherical(), GaussianDiagonal()], ids=lambda f: type(f).__name__
+)
+def test_exchanges_at_the_end_never_lower_the_free_energy(family, problem_of, monkeypatch):
+    rows = torch.cat(
+        [two_blobs(120), two_blobs(90) @ torch.tensor([[0.2, 1.0], [1.0, -0.3]], dtype=F64) + 2.0]
+    )
+    reached = []
+    for tried in (0, 3):
+        monkeypatch.setattr(annealing, "_LAST_TRIALS", tried)
+        reached.append(anneal(problem_of(family, rows), 4, Annealed(), random())[1].free_energy[-1])
+    assert reached[1] >= reached[0]
 
 
 # Every family, and awkward rows

@@ -47,7 +47,8 @@ class Annealed(Encoder):
         The whole sequence instead of the three, increasing.
     tol : float
         EM at one temperature ends when further steps promise to raise beta F by less than this, in nats per row, and
-        a split that raises it by less has split nothing.
+        a split that raises it by less has split nothing. Where another temperature follows EM makes a few steps
+        at most, and goes on from there.
 
     References
     ----------

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mixcoder.encoders import Annealed
-from mixcoder.fitting.annealing import AnnealingTrace, anneal
+from mixcoder.fitting.annealing import AnnealingTrace, InterruptedAnnealing, anneal
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Start
 
@@ -47,7 +47,11 @@ class Annealing:
 
     def start(self, problem: Problem, n_components: int, generator: torch.Generator) -> Start:
         """Return parameters and log-weights at the end of the schedule."""
-        mix, trace = anneal(problem, n_components, self.schedule, generator)
+        try:
+            mix, trace = anneal(problem, n_components, self.schedule, generator)
+        except InterruptedAnnealing as stopped:
+            self.traces.append(stopped.trace)
+            raise
         self.traces.append(trace)
         return mix.params, mix.log_masses
 

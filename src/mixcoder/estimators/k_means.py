@@ -26,7 +26,7 @@ from mixcoder.estimators._exchange import codebook_of
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
-from mixcoder.fitting.annealing import AnnealingTrace
+from mixcoder.fitting.annealing import AnnealingTrace, InterruptedAnnealing
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit
 from mixcoder.fitting.kmeans import (
@@ -314,7 +314,11 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
 
         def start(attempt: int) -> Start:
             if isinstance(schedule, Annealed):
-                found = annealed_centres(problem, k, schedule.ending_at(math.inf), generator)
+                try:
+                    found = annealed_centres(problem, k, schedule.ending_at(math.inf), generator)
+                except InterruptedAnnealing as stopped:
+                    traces[attempt] = stopped.trace
+                    raise
                 centres, traces[attempt] = found
                 return start_at_centres(problem, centres)
             if isinstance(self.init, str):

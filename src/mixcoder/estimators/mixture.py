@@ -310,10 +310,11 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
                 return given(attempt)
             if given is not None:
                 return given
-            found = search(whole)
-            if annealing is not None:
-                traces[attempt] = annealing.traces[-1]
-            return found
+            try:
+                return search(whole)
+            finally:
+                if annealing is not None and annealing.traces:
+                    traces[attempt] = annealing.traces[-1]
 
         n_init = 1 if given is not None and not callable(given) else self.n_init
         budget = self._budget(encoder, is_given, unit)

@@ -12,7 +12,8 @@ import torch
 from mixcoder.encoders import Annealed
 from mixcoder.fitting.bath import Bath, Mix
 from mixcoder.fitting.em import Problem
-from mixcoder.fitting.splitting import Splits, candidates, exchanged
+from mixcoder.fitting.fit import InterruptedStart, Start
+from mixcoder.fitting.splitting import Splits, candidates, exchanges
 from mixcoder.fitting.start import draw_sample
 from mixcoder.ops.threads import single_threaded_kernels
 
@@ -20,8 +21,16 @@ from mixcoder.ops.threads import single_threaded_kernels
 _MAX_STEPS = 100
 _MAX_ROUNDS = 20
 
-# Exchanges of a pair for a split tried at one temperature.
+# EM steps at a temperature that another follows, and at one of a schedule without end, which finds a start for hard
+# codes: what comes next goes on from wherever these lead, and EM that crawls there leads to worse places (measured).
+_STEPS_ON_THE_WAY = 20
+_HASTY_STEPS = 6
+
+# Exchanges of a pair for a split made at one temperature, how many are tried for each at the end, and the EM steps
+# of a trial.
 _MAX_EXCHANGES = 10
+_LAST_TRIALS = 3
+_TRIAL_STEPS = 15
 
 # Codes of so few nats a row are hard: the rest is left to the argmax.
 _HARD = 0.1
@@ -38,7 +47,7 @@ _COOLING_OFF = 30
 
 @dataclass(frozen=True)
 class AnnealingTrace:
-    """What was reached at each temperature, once EM and splits had settled there.
+    """What was reached at each temperature, after EM and splits there.
 
     Parameters
     ----------
@@ -131,8 +140,25 @@ def anneal(
         sample = draw_sample(problem, n_components, problem.family.geometry, generator)
         bath = Bath.of(problem, sample, n_components, generator)
         cooling = _Cooling(bath, n_components, schedule, on_step)
-        mix = bath.one_each(n_components) if bath.n_rows <= n_components else cooling.run()
-    return Mix(mix.params.clone(), mix.log_masses.clone()), cooling.trace
+        if bath.n_rows <= n_components:
+            return bath.one_each(n_components).clone(), cooling.trace
+        try:
+            return cooling.run().clone(), cooling.trace
+        except KeyboardInterrupt:
+            raise InterruptedAnnealing(cooling) from None
+
+
+class InterruptedAnnealing(InterruptedStart):
+    """An interrupt of an annealing; where it had come to, completed at that temperature, and the trace until there."""
+
+    def __init__(self, cooling: _Cooling) -> None:
+        super().__init__(self._finish)
+        self.cooling, self.trace = cooling, cooling.trace
+
+    def _finish(self) -> Start:
+        with single_threaded_kernels(), torch.inference_mode():
+            mix = self.cooling.completed().clone()
+        return mix.params, mix.log_masses
 
 
 class _Cooling:
@@ -141,22 +167,36 @@ class _Cooling:
     def __init__(self, bath: Bath, n_components: int, schedule: Annealed, on_step: OnStep | None) -> None:
         self.bath, self.n_components, self.schedule = bath, n_components, schedule
         self.on_step = on_step
+        self.stable_until = 0.0
+        self.mix, self.beta = bath.one_component(), min(1.0, schedule.beta)
         self.trace = AnnealingTrace()
 
     def run(self) -> Mix:
         """Return the mixture at the end."""
-        mix = self.bath.one_component()
+        mix = self.mix
         first = self._hottest(mix)
         beta, n_cooling = first, 0
         for beta in self.schedule.rising_from(first):
-            mix, entropy = self.settle(mix, beta)
-            if not math.isinf(self.schedule.beta):
+            # Nothing splits any more once all components are there: every second temperature will do.
+            n_cooling += self.endless and mix.n_components >= self.n_components
+            if n_cooling % 2:
                 continue
-            whole = mix.n_components >= self.n_components
-            n_cooling += whole
-            if (whole and (entropy < _HARD or n_cooling > _COOLING_OFF)) or beta > _COLDEST * first:
+            mix, entropy = self.settle(mix, beta)
+            self.mix, self.beta = mix, beta
+            if not self.endless:
+                continue
+            hard = entropy < _HARD or n_cooling > _COOLING_OFF
+            if (hard and mix.n_components >= self.n_components) or beta > _COLDEST * first:
                 break
-        return self._completed(mix, beta)
+        mix = self.completed()
+        if self.endless:
+            return self._exchanged(mix, beta, self.bath.step(mix, beta)[0], 0, _LAST_TRIALS)[0]
+        return mix
+
+    @property
+    def endless(self) -> bool:
+        """Whether the schedule ends where codes are hard, and no temperature of it is the last."""
+        return math.isinf(self.schedule.beta)
 
     def settle(self, mix: Mix, beta: float) -> tuple[Mix, float]:
         """Return the mixture after EM and splits at one temperature, and the entropy of its codes; note them."""
@@ -173,8 +213,10 @@ class _Cooling:
             ):
                 break
             mix, free_energy = trial, reached
-        if mix.n_components == self.n_components:
-            mix, free_energy, n_steps = self._exchanged(mix, beta, free_energy, n_steps)
+        at_end = beta == self.schedule.beta
+        if mix.n_components == self.n_components and (at_end or self.bath.fixed_variance is not None):
+            n_trials = _LAST_TRIALS if at_end else 1
+            mix, free_energy, n_steps = self._exchanged(mix, beta, free_energy, n_steps, n_trials)
         entropy = self.bath.entropy(mix, beta)
         for name, value in (
             ("beta", beta),
@@ -186,10 +228,10 @@ class _Cooling:
             getattr(self.trace, name).append(value)
         return mix, entropy
 
-    def _em(self, mix: Mix, beta: float) -> tuple[Mix, float, int]:
+    def _em(self, mix: Mix, beta: float, n_most: int = _MAX_STEPS) -> tuple[Mix, float, int]:
         """Return the mixture after EM at a temperature, the free energy before the last step, and the steps made."""
         before, gain, free_energy, n_done = -math.inf, math.inf, -math.inf, 0
-        for n_done in range(1, _MAX_STEPS + 1):
+        for n_done in range(1, min(n_most, self._most_steps(beta)) + 1):
             free_energy, following = self.bath.step(mix, beta)
             if self.on_step is not None:
                 settled = n_done > 1 and following.n_components == mix.n_components
@@ -201,26 +243,35 @@ class _Cooling:
             before = free_energy
         return mix, free_energy, n_done
 
-    def _exchanged(self, mix: Mix, beta: float, free_energy: float, n_steps: int) -> tuple[Mix, float, int]:
+    def _most_steps(self, beta: float) -> int:
+        """Return how many EM steps are made at a temperature."""
+        if self.endless:
+            return _HASTY_STEPS
+        return _MAX_STEPS if beta == self.schedule.beta else _STEPS_ON_THE_WAY
+
+    def _exchanged(
+        self, mix: Mix, beta: float, free_energy: float, n_steps: int, n_trials: int = 1
+    ) -> tuple[Mix, float, int]:
         """Return the mixture after unstable components took the place of pairs that are hardly two.
 
         Once all components are there, one that is unstable can only split if two others become one. That is tried
-        where it promises a rise, and kept where EM then reaches a higher free energy.
+        where it promises a rise, ``n_trials`` times, and kept where EM then reaches a higher free energy.
         """
         for _ in range(_MAX_EXCHANGES):
-            exchange = exchanged(self.bath, mix, beta)
-            if exchange is None:
+            for exchange in exchanges(self.bath, mix, beta, self.schedule.tol, n_trials):
+                trial, reached, n_done = self._em(exchange, beta, _TRIAL_STEPS)
+                n_steps += n_done
+                gained = beta * (reached - free_energy) >= self.schedule.tol
+                if gained and trial.n_components == mix.n_components and not self.bath.collapsed(trial, mix):
+                    mix, free_energy = trial, reached
+                    break
+            else:
                 break
-            trial, reached, n_done = self._em(exchange, beta)
-            n_steps += n_done
-            if beta * (reached - free_energy) < self.schedule.tol or trial.n_components < self.n_components:
-                break
-            mix, free_energy = trial, reached
         return mix, free_energy, n_steps
 
     def _splits(self, mix: Mix, beta: float) -> Splits:
         """Return what a split of each component would bring at a temperature; nothing where none is wanted."""
-        if mix.n_components >= self.n_components:
+        if mix.n_components >= self.n_components or (mix.n_components == 1 and beta <= self.stable_until):
             return Splits.none()
         return candidates(self.bath, mix, beta, self.schedule.tol)
 
@@ -234,15 +285,17 @@ class _Cooling:
         beta = min(1.0, self.schedule.beta)
         for _ in range(_HALVINGS):
             if not len(candidates(self.bath, mix, beta, self.schedule.tol).unstable(1)):
+                self.stable_until = beta
                 break
             beta /= 2
         return beta
 
-    def _completed(self, mix: Mix, beta: float) -> Mix:
+    def completed(self) -> Mix:
         """Return the mixture with as many components as were asked for, the best splits made though they are none."""
+        mix = self.mix
         while mix.n_components < self.n_components:
-            found = candidates(self.bath, mix, beta, self.schedule.tol)
-            mix = self.bath.split(mix, beta, found.best(self.n_components - mix.n_components))
+            found = candidates(self.bath, mix, self.beta, self.schedule.tol)
+            mix = self.bath.split(mix, self.beta, found.best(self.n_components - mix.n_components))
         return mix
 
 

@@ -9,16 +9,19 @@ from mixcoder.ops.products import product
 
 # Up to so many features covariances are formed; beyond, they are only multiplied by.
 DENSE_FEATURES = 32
-_EIGENVECTOR_FEATURES = 8
+_EIGENVECTOR_FEATURES = 16
+_BATCH_NUMBERS = 1 << 20
 
-_LANCZOS_STEPS = 10
-_FLAT_STEPS = 20
+LANCZOS_STEPS = 10
+_FLAT_STEPS = 10
 
 # Directions with less than this share of a component's largest variance hold rounding, not rows.
 _RANK_TOLERANCE = 1e-10
 
 
-def principal_axes(points: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def principal_axes(
+    points: Tensor, code: Tensor, n_steps: int = LANCZOS_STEPS
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the largest variance of each component, its axis, and its centre.
 
     Parameters
@@ -26,27 +29,40 @@ def principal_axes(points: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor
     points : Tensor, shape (m, e)
     code : Tensor, shape (m, k)
         Row weights included.
+    n_steps : int
+        Of Lanczos' iteration, where there are many features.
     """
     counts = code.sum(0).clamp_min(torch.finfo(code.dtype).tiny)
     centres = (code.T @ points) / counts[:, None]
     if points.shape[1] <= _EIGENVECTOR_FEATURES:
         variances, axes = _by_eigenvectors(points, code, counts, centres)
     else:
-        variances, axes = _by_lanczos(points, code, counts, centres)
+        variances, axes = _by_lanczos(points, code, counts, centres, n_steps)
     return variances.double(), axes, centres
 
 
 def _by_eigenvectors(points: Tensor, code: Tensor, counts: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same of all components, as many covariances in one product as memory allows."""
+    m, e = points.shape
     variances, axes = [], []
-    for k in range(code.shape[1]):
-        centred = (points - centres[k]).double()
-        values, vectors = torch.linalg.eigh(centred.T @ (centred * code[:, k : k + 1]) / counts[k])
-        variances.append(values[-1].clamp_min(0))
-        axes.append(vectors[:, -1].to(points.dtype))
-    return torch.stack(variances), torch.stack(axes)
+    for ks in torch.arange(code.shape[1], device=code.device).split(max(1, _BATCH_NUMBERS // (m * e))):
+        centred = (points - centres[ks, None]).double()  # (k, m, e)
+        weighted = centred * (code[:, ks] / counts[ks]).T[:, :, None]
+        values, vectors = torch.linalg.eigh(centred.mT @ weighted)
+        variances.append(values[:, -1].clamp_min(0))
+        axes.append(vectors[:, :, -1].to(points.dtype))
+    return torch.cat(variances), _oriented(torch.cat(axes))
 
 
-def _by_lanczos(points: Tensor, code: Tensor, counts: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+def _oriented(axes: Tensor) -> Tensor:
+    """Return axes, shape (k, e), whose largest entry is positive: rounding chooses the sign of an eigenvector."""
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    return torch.where(largest < 0, -axes, axes)
+
+
+def _by_lanczos(
+    points: Tensor, code: Tensor, counts: Tensor, centres: Tensor, n_steps: int
+) -> tuple[Tensor, Tensor]:
     """Return what the eigenvectors would say, from below, all components in one product a step.
 
     References
@@ -59,7 +75,7 @@ def _by_lanczos(points: Tensor, code: Tensor, counts: Tensor, centres: Tensor) -
     basis = torch.nn.functional.normalize(axes, dim=1)[:, None]  # (k, s, e)
     along, images = torch.empty_like(code), torch.empty_like(axes)
     applied: list[Tensor] = []
-    for _ in range(_LANCZOS_STEPS):
+    for _ in range(n_steps):
         axes = basis[:, -1]
         places = product(points, axes.T.contiguous(), along).sub_((centres * axes).sum(1)).mul_(code)
         pulled = product(places.T, points, images).sub(places.sum(0)[:, None] * centres)
@@ -104,8 +120,12 @@ def flattest_places(points: Tensor, code: Tensor) -> Tensor:
         kept = values > _RANK_TOLERANCE * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
         if not bool(kept.any()):
             continue
-        y = centred @ (vectors[:, kept] / values[kept].sqrt())  # (m, r)
-        places[:, k] = (y @ _flattest(y, share)).to(places.dtype)
+        whitener = vectors[:, kept] / values[kept].sqrt()
+        y = centred @ whitener  # (m, r)
+        axis = _flattest(y, share)
+        if float(_oriented((whitener @ axis)[None])[0] @ (whitener @ axis)) < 0:
+            axis = -axis
+        places[:, k] = (y @ axis).to(places.dtype)
     return places
 
 
@@ -120,5 +140,5 @@ def _flattest(y: Tensor, share: Tensor) -> Tensor:
         pull = (along.pow(3) * share[:, None]).T @ y
         # The fixed point of 3 v - E[y (v'y)^3], damped: the step that ascends minus the kurtosis.
         axes = torch.nn.functional.normalize(axes * 4 - pull, dim=1)
-    kurtosis = share @ (y @ axes.T).pow(4)
+    kurtosis = share @ (y @ axes.T).square().square()
     return axes[int(kurtosis.argmin())]

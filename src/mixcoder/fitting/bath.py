@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixcoder.components import GaussianTiedSpherical
-from mixcoder.components.base import Params, PassSetting
+from mixcoder.components.base import Kernel, Params, PassSetting
+from mixcoder.components.exponential import ExponentialFamily, FeatureKernel
+from mixcoder.components.gaussian import Gaussian
 from mixcoder.encoders import Tempered
-from mixcoder.fitting.axes import DENSE_FEATURES, flattest_places, principal_axes
+from mixcoder.fitting.axes import DENSE_FEATURES, LANCZOS_STEPS, flattest_places, principal_axes
 from mixcoder.fitting.em import FIT_TOLERANCE, Problem
 from mixcoder.fitting.start import Sample
 from mixcoder.ops.frame import Frame
+from mixcoder.ops.moments import class_sums
 from mixcoder.ops.simplex import entropy, log_simplex, softargmax_
 from mixcoder.ops.workspace import Workspace
 from mixcoder.sources import TensorSource
+from mixcoder.statistics import Moments
 
 # Rows times components whose codes are held at once.
 _CODE_NUMBERS = 1 << 24
 
 # A component with less than this share of the rows is none.
 _DEAD = 1e-9
+
+# A Gaussian whose variance along some axis is less than this share of that of the rows, floors aside, is a spike.
+_SPIKE = 1e-4
+
+# Features of all rows stay in memory up to this size; beyond, they are written block by block in every step.
+_FEATURE_BYTES = 8 << 20
 
 # Components whose log-densities, times beta, vary against each other by no more than this are one.
 _COINCIDENT = 1e-3
@@ -46,6 +58,10 @@ class Mix:
     def n_components(self) -> int:
         """Number of components."""
         return int(self.log_masses.shape[0])
+
+    def clone(self) -> Mix:
+        """Return a copy that may be written to: tensors of inference mode may not."""
+        return Mix(self.params.clone(), self.log_masses.clone())
 
     def take(self, index: Tensor) -> Mix:
         """Return some of the components, their masses summing to one."""
@@ -113,6 +129,12 @@ class Bath:
         """Sum of the row weights."""
         return self.problem.total_weight
 
+    @property
+    def _row_weights(self) -> Tensor | None:
+        """Row weights, ``None`` where all are equal."""
+        source = self.problem.source
+        return source.weights if isinstance(source, TensorSource) else None
+
     # One step
 
     def step(self, mix: Mix, beta: float) -> tuple[float, Mix]:
@@ -121,13 +143,57 @@ class Bath:
         .. math:: F_\beta = \frac1{\beta N} \sum_n w_n \log \sum_k \pi_k\, p(x_n|k)^\beta
         """
         # (pi^(1/beta) p)^beta: the tempered code of the library with masses that are not tempered.
-        totals = self.problem.totals(mix.params, mix.log_masses / beta, Tempered(beta))
-        params, log_masses = self.problem.maximize(totals.statistics, mix.log_masses)
+        if self._is_small:
+            statistics, bound = self._sums(mix.params, mix.log_masses / beta, beta)
+        else:
+            totals = self.problem.totals(mix.params, mix.log_masses / beta, Tempered(beta))
+            statistics, bound = totals.statistics, totals.bound
+        params, log_masses = self.problem.maximize(statistics, mix.log_masses)
         following = Mix(params, log_masses)
-        alive = log_masses > math.log(_DEAD)
-        if not bool(alive.all()):
-            following = following.take(torch.nonzero(alive)[:, 0])
-        return float(totals.bound / totals.weight) + self.log_scale, following
+        # A comparison with NaN is false: what is not a number is not taken for dead here.
+        if float(log_masses.amin()) <= math.log(_DEAD):
+            following = following.take(torch.nonzero(log_masses > math.log(_DEAD))[:, 0])
+        return float(bound) / self.total + self.log_scale, following
+
+    def _sums(self, params: Params, log_weights: Tensor, beta: float) -> tuple[Any, Tensor]:
+        """Return what ``Problem.totals`` adds up, without blocks: all features stay where they were first written."""
+        family = self.problem.family
+        kernel = family.kernel(params, log_weights, self._setting)
+        features = self._expanded(kernel)
+        code, bounds = softargmax_(kernel.log_joint(features), beta)
+        weights = self._row_weights
+        bound = bounds.sum() if weights is None else weights @ bounds
+        statistics = self.problem.with_pooled_sums(kernel.statistics(features, code, weights))
+        offset = kernel.offset(self.problem.pooled)
+        log_prior = family.log_prior(params, statistics)
+        bound = bound if offset is None else bound + offset[0]
+        return statistics, bound if log_prior is None else bound + log_prior.sum()
+
+    @cached_property
+    def _is_small(self) -> bool:
+        """Whether the features of all rows may stay in memory, and a step costs little more than its operations."""
+        return 8 * self.n_rows * self.problem.width <= _FEATURE_BYTES
+
+    @cached_property
+    def _setting(self) -> PassSetting:
+        dtype = self.problem.source.dtype
+        # Round components of one size cannot shrink onto a few rows, where products lose digits.
+        tolerance = math.inf if self.fixed_variance is not None else FIT_TOLERANCE[dtype]
+        return PassSetting(dtype, Workspace(), self.problem.magnitude, tolerance)
+
+    @cached_property
+    def _written(self) -> list[Tensor]:
+        """The features of all rows, once written: they depend on no parameter."""
+        return []
+
+    def _expanded(self, kernel: Kernel[Any, Any]) -> Tensor:
+        """Return what a kernel makes of all rows."""
+        if not (self._is_small and isinstance(kernel, FeatureKernel)):
+            return kernel.expand(self.rows, self.problem.frame)
+        if not self._written:
+            rows = kernel.expand(self.rows, self.problem.frame)
+            self._written.append(kernel.workspace.given_away(rows))
+        return self._written[0]
 
     def code(self, mix: Mix, beta: float) -> Tensor:
         """Return the code of each row, shape (m, k)."""
@@ -139,21 +205,41 @@ class Bath:
 
     def log_joint(self, params: Params, log_weights: Tensor) -> Tensor:
         """Return log pi + log p up to what is the same for all components of a row, shape (m, k)."""
-        dtype = self.problem.source.dtype
-        setting = PassSetting(dtype, Workspace(), self.problem.magnitude, FIT_TOLERANCE[dtype])
-        kernel = self.problem.family.kernel(params, log_weights, setting)
-        return kernel.log_joint(kernel.expand(self.rows, self.problem.frame))
+        kernel = self.problem.family.kernel(
+            params, log_weights, replace(self._setting, workspace=Workspace())
+        )
+        return kernel.log_joint(self._expanded(kernel))
 
     def maximized(self, code: Tensor) -> Mix:
         """Return components and masses that maximise the bound at a code, shape (m, k)."""
-        statistics = self.problem.family.statistics(None, self.rows, code.clone(), self._row_weights())
-        counts: Tensor = statistics.counts  # type: ignore[attr-defined]
+        family, weights = self.problem.family, self._row_weights
+        if self._written and isinstance(family, ExponentialFamily):
+            sums = class_sums(code if weights is None else code.clone(), self._written[0], weights)
+            statistics: Any = self.problem.with_pooled_sums(Moments(sums[:, 0], sums[:, 1:]))
+        else:
+            statistics = family.statistics(None, self.rows, code.clone(), weights)
+        counts: Tensor = statistics.counts
         return Mix(self.problem.maximize(statistics, counts)[0], log_simplex(counts.clamp_min(0)))
 
-    def _row_weights(self) -> Tensor | None:
-        return self.problem.source.take_weights(torch.arange(self.n_rows))
-
     # Splits
+
+    def collapsed(self, mix: Mix, before: Mix) -> bool:
+        """Return whether more components than before are spikes: narrower than any real cluster somewhere."""
+        return self._n_spikes(mix) > self._n_spikes(before)
+
+    def _n_spikes(self, mix: Mix) -> int:
+        family, variances = self.problem.family, self.problem.variances
+        # Families of low rank have no spreads that are written out.
+        if not isinstance(family, Gaussian) or type(family).spreads is Gaussian.spreads:
+            found = family.collapsed(mix.params, variances)
+            return 0 if found is None else int(found.sum())
+        spreads, added = family.spreads(mix.params), family.added(variances).expand_as(variances)
+        stds = torch.where(variances > 0, variances, 1.0).sqrt()
+        if spreads.ndim == 2:
+            least = ((spreads - added) / stds.square()).amin(1)
+        else:
+            least = torch.linalg.eigvalsh((spreads - torch.diag(added)) / torch.outer(stds, stds))[:, 0]
+        return int((least < _SPIKE).sum())
 
     def one_component(self) -> Mix:
         """Return the mixture of one component."""
@@ -214,13 +300,13 @@ class Bath:
         family = self.problem.family
         return family.variance if isinstance(family, GaussianTiedSpherical) else None
 
-    def along(self, code: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def along(self, code: Tensor, n_steps: int = LANCZOS_STEPS) -> tuple[Tensor, list[Tensor]]:
         """Return the largest variance of each component, (k,), and places of the rows along axes to cut, (m, k) each.
 
         Places are in standard deviations from the centre of the component.
         """
         weighted = code * self.weights.to(code.dtype)[:, None]
-        variances, axes, centres = principal_axes(self.view, weighted)
+        variances, axes, centres = principal_axes(self.view, weighted, n_steps)
         places = self.view @ axes.T - (centres * axes).sum(1)
         places /= variances.sqrt().clamp_min(torch.finfo(places.dtype).tiny).to(places.dtype)
         if self.problem.family.geometry == "affine" and self.view.shape[1] <= DENSE_FEATURES:

@@ -26,6 +26,21 @@ from mixcoder.sources import Block, Source
 Start = tuple[Params, Tensor]
 """Parameters in working coordinates, and log-weights."""
 
+
+class InterruptedStart(KeyboardInterrupt):
+    """An interrupt of a search that has come somewhere already.
+
+    Parameters
+    ----------
+    finish : callable
+        Returns the start that the search has come to.
+    """
+
+    def __init__(self, finish: Callable[[], Start]) -> None:
+        super().__init__("the search for a start was interrupted")
+        self.finish = finish
+
+
 # Arithmetic that the search for a start may spend, in passes over all rows, and in plain operations for
 # small problems, where a pass costs next to nothing.
 _SEARCH_PASSES = 3.0
@@ -277,7 +292,10 @@ def fit(
                 on_progress(FitState(attempt, progress, best))
 
         try:
-            params, log_weights = starts(attempt) if begun is None else (begun.params, begun.log_weights)
+            if begun is None:
+                (params, log_weights), interrupted = _begin(starts, attempt, budget, best)
+            else:
+                params, log_weights = begun.params, begun.log_weights
             # Nothing here is differentiated either. What leaves may be, and so leaves as a clone.
             with torch.inference_mode():
                 ended: FitResult = alternate(
@@ -285,7 +303,7 @@ def fit(
                     params,
                     log_weights,
                     encoder,
-                    max_iter=budget.max_iter,
+                    max_iter=1 if interrupted else budget.max_iter,
                     stop=budget.stop,
                     accelerate=budget.accelerate,
                     monotone=budget.monotone,
@@ -302,7 +320,7 @@ def fit(
             break
         if best is None or result.bound - best.bound > _ROUNDING * abs(best.bound):
             best = replace(result, attempt=attempt)
-        interrupted = result.interrupted
+        interrupted = interrupted or result.interrupted
         if interrupted:
             break
     assert best is not None
@@ -310,6 +328,18 @@ def fit(
         reason = "the fit was interrupted; the best parameters so far are kept"
         return replace(best, converged=False, reason=reason, interrupted=True)
     return best
+
+
+def _begin(
+    starts: Callable[[int], Start], attempt: int, budget: Budget, best: FitResult | None
+) -> tuple[Start, bool]:
+    """Return a start, and whether its search was interrupted and this is what there was."""
+    try:
+        return starts(attempt), False
+    except InterruptedStart as stopped:
+        if not budget.keep_on_interrupt or best is not None:
+            raise KeyboardInterrupt from None
+        return stopped.finish(), True
 
 
 def describe(model: MixtureAutoencoder, variances: Tensor) -> list[int]:

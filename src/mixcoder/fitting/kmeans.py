@@ -16,7 +16,7 @@ from mixcoder.encoders import Annealed, Argmax
 from mixcoder.engines import current_engine
 from mixcoder.errors import DataError
 from mixcoder.fitting.alternate import FitResult, Step, StopRule, alternate
-from mixcoder.fitting.annealing import AnnealingTrace, anneal
+from mixcoder.fitting.annealing import AnnealingTrace, InterruptedAnnealing, anneal
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Start, prepare
 from mixcoder.fitting.lloyd import LloydProblem
@@ -153,13 +153,20 @@ def annealed_centres(
         return value / scale / (0.5 * scale)
 
     constant = problem.frame.log_scale - 0.5 * problem.source.n_features * LOG_2PI
-    mix, trace = anneal(problem, n_clusters, _in_working_units(schedule, scale), generator)
-    trace = replace(
-        trace,
-        beta=[beta * scale * (0.5 * scale) for beta in trace.beta],
-        free_energy=[in_squared_units(energy - constant) for energy in trace.free_energy],
-    )
-    params = mix.params
+
+    def told(trace: AnnealingTrace) -> AnnealingTrace:
+        return replace(
+            trace,
+            beta=[beta * scale * (0.5 * scale) for beta in trace.beta],
+            free_energy=[in_squared_units(energy - constant) for energy in trace.free_energy],
+        )
+
+    try:
+        mix, trace = anneal(problem, n_clusters, _in_working_units(schedule, scale), generator)
+    except InterruptedAnnealing as stopped:
+        stopped.trace = told(stopped.trace)
+        raise
+    trace, params = told(trace), mix.params
     assert isinstance(params, GaussianTiedSphericalParams)
     return _settled(problem, params.means, generator), trace
 
