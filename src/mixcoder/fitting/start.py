@@ -125,7 +125,7 @@ def draw_sample(problem: Problem, n_components: int, geometry: str, generator: t
     standard = standardised(points, weights)
     view = whitening(points, weights, geometry, standard)
     # Standardised rows are in an order of their own already; whitened and turned ones have that of their lengths.
-    order = slice(None) if view is standard else tied_order(view.square().sum(1))
+    order = slice(None) if geometry == "units" else tied_order(view.square().sum(1))
     if geometry == "affine" and points.shape[1] > 1:
         # Whitening hides clusters that a few directions tell apart well: no single geometry wins everywhere.
         # Where it leaves directions out, zeros stand for them.
