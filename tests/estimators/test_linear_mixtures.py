@@ -163,3 +163,12 @@ def test_rows_that_span_fewer_dimensions_than_there_are_axes():
         model.reconstruct(x),
     ):
         assert np.isfinite(value).all()
+
+
+def test_a_floor_that_was_asked_for_is_no_collapse():
+    """Warnings are errors here: of a noise floor that all components are meant to stand on nothing is told."""
+    rows = load_digits().data
+    rows = rows[:, rows.std(0) > 0]
+    model = mixcoder.PPCAMixture(10, 8, min_variance=0.3, random_state=0, max_iter=300, tol=1e-2).fit(rows)
+    floor = 0.3 * rows.var(0).mean()
+    np.testing.assert_allclose(np.min(model.noise_variances_), floor, rtol=1e-6)

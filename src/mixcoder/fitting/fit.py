@@ -56,6 +56,10 @@ _FAR = 5.0
 _MIDDLE_ROWS = 4000
 _MISLEADING = 1e-2
 
+# Share of the variance of all rows up to which a floor guards against collapse. A higher one is a wish: that all
+# components stand on it, as those of principal subspaces with little noise do, is no accident.
+_GUARD = 1e-3
+
 # Periods of a random start's zigzag within a standard deviation.
 _PERIODS = 10.0
 
@@ -343,7 +347,9 @@ def _begin(
 
 
 def describe(model: MixtureAutoencoder, variances: Tensor) -> list[int]:
-    """Return the components that stand on the floor of their family."""
+    """Return the components that stand on the floor of their family, where that floor is a guard."""
+    if getattr(model.family, "min_variance", 0.0) > _GUARD:
+        return []
     collapsed = model.family.collapsed(model.params, variances)
     if collapsed is None:
         return []
