@@ -172,3 +172,28 @@ def test_a_floor_that_was_asked_for_is_no_collapse():
     model = mixcoder.PPCAMixture(10, 8, min_variance=0.3, random_state=0, max_iter=300, tol=1e-2).fit(rows)
     floor = 0.3 * rows.var(0).mean()
     np.testing.assert_allclose(np.min(model.noise_variances_), floor, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "cls", [mixcoder.PPCAMixture, mixcoder.FactorAnalyzerMixture, mixcoder.SubspaceMixture]
+)
+@pytest.mark.parametrize("rule", ["posterior", "nearest"])
+def test_the_code_of_a_reconstruction_decodes_to_it(cls, rule):
+    x = wide(d=12)
+    model = fitted(cls, x, 2, [3, 1], max_iter=30)
+    component, z = model.encode_latent(x, rule=rule)
+    ask = {} if cls is mixcoder.SubspaceMixture else {"rule": rule}
+    np.testing.assert_allclose(model.decode_latent(component, z), model.reconstruct(x, **ask), atol=1e-9)
+    errors = [
+        ((x - model.decode_latent(np.full(len(x), k), model.encode_latent(x, rule="nearest")[1])) ** 2).sum(1)
+        for k in range(2)
+    ]
+    if rule == "nearest":
+        chosen = ((x - model.decode_latent(component, z)) ** 2).sum(1)
+        assert (chosen <= np.min(errors, axis=0) + 1e-9).all()
+
+
+def test_a_rule_that_nobody_knows_is_refused():
+    model = fitted(mixcoder.PPCAMixture, wide(d=12), 2, 3, max_iter=5)
+    with pytest.raises(ValueError, match="rule must be"):
+        model.encode_latent(wide(d=12), rule="best")

@@ -40,21 +40,28 @@ class LinearCodes(AutoencoderEstimator):
             ranks = has_axis.sum(1)
         return ranks if self._from_torch else ranks.numpy(force=True)
 
-    def encode_latent(self, X: Any) -> tuple[Any, Any]:
+    def encode_latent(self, X: Any, *, rule: str = "mean") -> tuple[Any, Any]:
         r"""Return the code (component, z) of each row.
 
         Parameters
         ----------
         X : array-like or Source, shape (n_samples, n_features)
+        rule : {"mean", "posterior", "nearest"}
+            "mean": the most probable component and its latent mean, :math:`E[z|x,k]`. "posterior" and "nearest": the
+            component that ``reconstruct`` takes by that rule, and the point of its plane that is nearest to the row,
+            :math:`z = (W_k' \Psi_k^{-1} W_k)^{-1} W_k' \Psi_k^{-1} (x - \mu_k)`, so that ``decode_latent`` of the code
+            is the reconstruction.
 
         Returns
         -------
         component : array, int64, shape (n_samples,)
-            The most probable one.
         z : array, shape (n_samples, n_latent)
-            Its latent mean, :math:`E[z|x,k]`; of a component of lower rank than others with zeros behind.
+            Of a component of lower rank than others with zeros behind.
         """
-        component, z = self._latent_codes(*self._asked_rows(X))
+        if rule == "mean":
+            component, z = self._latent_codes(*self._asked_rows(X))
+        else:
+            component, z = self._plane_codes(*self._asked_rows(X), rule)
         return like_input(component, X), like_input(z, X)
 
     def decode_latent(self, component: Any, z: Any) -> Any:
@@ -113,6 +120,16 @@ class LinearCodes(AutoencoderEstimator):
             z[rows] = (_latent_of(model, block.x, component[rows]) * self._latent_unit(model)).to(z.dtype)
         return component, z
 
+    def _plane_codes(self, model: MixtureAutoencoder, source: Source, rule: str) -> tuple[Tensor, Tensor]:
+        component = torch.empty(source.n_rows, dtype=torch.int64, device=source.device)
+        shape = (source.n_rows, self._code_width(model))
+        z = torch.empty(shape, dtype=source.dtype, device=source.device)
+        for block in source.blocks(_BLOCK):
+            rows = slice(block.start, block.stop)
+            component[rows], points = plane_codes(model, block.x, rule)
+            z[rows] = (points * self._latent_unit(model)).to(z.dtype)
+        return component, z
+
     def _code_width(self, model: MixtureAutoencoder) -> int:
         params: Any = model.params
         return int(params.loadings.shape[2])
@@ -132,7 +149,14 @@ def noise_of(params: Any) -> Tensor:
 
 
 def projected(model: MixtureAutoencoder, x: Tensor, rule: str) -> Tensor:
-    """Return the point of a component's plane that is nearest to each row in units of the noise, shape (n, d).
+    """Return the point of a component's plane that is nearest to each row, as by ``plane_codes``, shape (n, d)."""
+    component, z = plane_codes(model, x, rule)
+    family: Any = model.family
+    return model.frame.undo(family.decode_latent(model.params, component, z))
+
+
+def plane_codes(model: MixtureAutoencoder, x: Tensor, rule: str) -> tuple[Tensor, Tensor]:
+    """Return components, shape (n,), and the points of their planes nearest to each row in units of the noise, (n, q).
 
     Parameters
     ----------
@@ -141,24 +165,28 @@ def projected(model: MixtureAutoencoder, x: Tensor, rule: str) -> Tensor:
     """
     if rule not in ("posterior", "nearest"):
         raise ValueError(f"rule must be 'posterior' or 'nearest', got {rule!r}.")
+    params: Any = model.params
     # What a missing entry is taken for depends on the component, by either rule.
     component = model.assign(x) if rule == "posterior" or bool(x.isnan().any()) else None
     rows = model.frame.apply(x.double()) if component is None else _whole_rows(model, x, component)
     if rule == "posterior":
         assert component is not None
+        z = rows.new_empty(len(rows), params.loadings.shape[2])
         for k in torch.unique(component).tolist():
             chosen = component == k
-            rows[chosen] = _on_plane(model, rows[chosen], k)
-        return model.frame.undo(rows)
+            z[chosen] = _on_plane(model, rows[chosen], k)
+        return component, z
     best = torch.full((len(rows),), torch.inf, dtype=rows.dtype, device=rows.device)
-    result = rows.clone()
+    nearest = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    z = rows.new_empty(len(rows), params.loadings.shape[2])
     for k in range(model.n_components):
         found = _on_plane(model, rows, k)
         # In units of the rows: that is what a distortion counts.
-        left = ((rows - found) / model.frame.scale).square().sum(1)
+        gaps = rows - params.means[k] - found @ params.loadings[k].T
+        left = (gaps / model.frame.scale).square().sum(1)
         closer = left < best
-        result[closer], best = found[closer], torch.minimum(best, left)
-    return model.frame.undo(result)
+        nearest[closer], z[closer], best = k, found[closer], torch.minimum(best, left)
+    return nearest, z
 
 
 def _latent_of(model: MixtureAutoencoder, x: Tensor, component: Tensor) -> Tensor:
@@ -186,13 +214,14 @@ def _whole_rows(model: MixtureAutoencoder, x: Tensor, component: Tensor) -> Tens
 
 
 def _on_plane(model: MixtureAutoencoder, rows: Tensor, k: int) -> Tensor:
-    """Return rows in working coordinates projected onto one component's plane, shape (n, d)."""
+    """Return the points of one component's plane nearest to rows in working coordinates, shape (n, q)."""
     params: Any = model.params
     stds = noise_of(params)[k].sqrt()
     # Least squares by singular vectors: loadings may be short of rank.
-    axes, sizes, _ = torch.linalg.svd(params.loadings[k] / stds[:, None], full_matrices=False)
-    axes = axes[:, sizes > 1e-12 * sizes.amax()]
-    return params.means[k] + stds * (((rows - params.means[k]) / stds) @ axes @ axes.T)
+    axes, sizes, turn = torch.linalg.svd(params.loadings[k] / stds[:, None], full_matrices=False)
+    kept = sizes > 1e-12 * sizes.amax()
+    inverse = (axes[:, kept] / sizes[kept]) @ turn[kept]  # (d, q)
+    return ((rows - params.means[k]) / stds) @ inverse
 
 
-__all__ = ["LinearCodes", "noise_of", "projected"]
+__all__ = ["LinearCodes", "noise_of", "plane_codes", "projected"]

@@ -20,8 +20,12 @@ from mixcoder.ops.workspace import Workspace
 from mixcoder.sources import Block, RowFunction, Source
 from mixcoder.statistics import Statistics
 
-FIT_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-9}
+FIT_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 """Largest error in nats that a fitting pass may make on a row of typical size, by the dtype of the rows."""
+
+# Features up to which that is the tolerance. The log-density of more is a sum of as many terms, and may be wrong by as
+# much more: it is the same share of the bound, and components are as much farther apart.
+_FEATURES = 100
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class Problem:
             source.dtype,
             self.workspace,
             self.magnitude,
-            self.tolerance[source.dtype],
+            self.tolerance[source.dtype] * max(1.0, source.n_features / _FEATURES),
             column_major=not isinstance(encoder, Argmax),
         )
         kernel = self.family.kernel(params, log_weights, setting)

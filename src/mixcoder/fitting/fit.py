@@ -56,6 +56,9 @@ _FAR = 5.0
 _MIDDLE_ROWS = 4000
 _MISLEADING = 1e-2
 
+# Share of the variance of all rows that a reference is at least: floors a millionth of it are still above rounding.
+_LEAST_REFERENCE = 1e-8
+
 # Share of the variance of all rows up to which a floor guards against collapse. A higher one is a wish: that all
 # components stand on it, as those of principal subspaces with little noise do, is no accident.
 _GUARD = 1e-3
@@ -165,7 +168,9 @@ def floor_reference(source: Source, family: Family[Any, Any], frame: Frame, seen
     rows = frame.apply(source.take(index).to(torch.float64))
     middle, variances = middle_variances(rows, source.take_weights(index)), seen.variances_in(frame)
     misleading = (middle > 0) & (middle < _MISLEADING * variances)
-    return torch.where(misleading, middle, variances) if bool(misleading.any()) else None
+    if not bool(misleading.any()):
+        return None
+    return torch.where(misleading, middle.clamp_min(_LEAST_REFERENCE * variances), variances)
 
 
 def n_search_starts(problem: Problem, n_components: int, sample_rows: int) -> int:
