@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +83,10 @@ class _Scratch(threading.local):
 
 _scratch = _Scratch()
 
+# How to store a fit is the caller's business, none that scikit-learn could route metadata to. For the classes whose
+# ``fit`` takes these alone: scikit-learn refuses to forget what a method does not take.
+NOT_ROUTED = dict.fromkeys(("checkpoint", "checkpoint_every", "resume"), UNUSED)
+
 
 class AutoencoderEstimator(
     CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
@@ -94,12 +98,6 @@ class AutoencoderEstimator(
 
     model_: MixtureAutoencoder
     history_: dict[str, Any]
-
-    # How to store a fit is the caller's business, none that scikit-learn could route metadata to.
-    __metadata_request__fit: ClassVar[dict[str, str]] = dict.fromkeys(
-        ("checkpoint", "checkpoint_every", "resume"), UNUSED
-    )
-    __metadata_request__partial_fit: ClassVar[dict[str, str]] = {"maximize": UNUSED}
 
     _checkpoint: Checkpoint | None = None  # of the fit that is running
 
@@ -558,4 +556,4 @@ def on_device(model: MixtureAutoencoder, device: torch.device) -> MixtureAutoenc
     return model if model.device == device else model.to(device)
 
 
-__all__ = ["AutoencoderEstimator", "few_threads", "on_device", "stored"]
+__all__ = ["NOT_ROUTED", "AutoencoderEstimator", "few_threads", "on_device", "stored"]

@@ -19,6 +19,7 @@ from sklearn.base import _fit_context as fit_context  # type: ignore[attr-define
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metadata_routing import UNUSED
 from torch import Tensor
 
 from mixcoder import components
@@ -32,7 +33,7 @@ from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_c
 from mixcoder.estimators._checkpoint import checkpointed
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
-from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
+from mixcoder.estimators.base import NOT_ROUTED, AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
@@ -94,6 +95,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         "on_interrupt": [StrOptions({"raise", "keep"})],
         "step_exponent": [Number(Real, 0.5, 1.0, closed="right")],
     }
+
+    __metadata_request__fit: ClassVar[dict[str, str]] = NOT_ROUTED
+    __metadata_request__partial_fit: ClassVar[dict[str, str]] = {"maximize": UNUSED}
 
     # Constructor parameters that all of them take
     n_components: Any  # an int, or "auto"

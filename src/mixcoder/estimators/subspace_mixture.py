@@ -21,6 +21,7 @@ from mixcoder.estimators._checkpoint import checkpointed
 from mixcoder.estimators._lazy import lazily
 from mixcoder.estimators._linear_codes import LinearCodes, projected
 from mixcoder.estimators._validation import Number, like_input, weights_of
+from mixcoder.estimators.base import NOT_ROUTED
 from mixcoder.estimators.k_means import ClusterSums
 from mixcoder.estimators.linear_mixtures import N_LATENT, family_ranks, ranks_of
 from mixcoder.estimators.mixture import code_start
@@ -108,6 +109,8 @@ class SubspaceMixture(LinearCodes):
         "verbose": ["verbose"],
         "on_interrupt": [StrOptions({"raise", "keep"})],
     }
+
+    __metadata_request__fit: ClassVar[dict[str, str]] = NOT_ROUTED
 
     def __init__(
         self,
