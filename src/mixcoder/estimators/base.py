@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
@@ -62,6 +62,11 @@ from mixcoder.sources import DaskSource, FileSource, IterableSource, Source, Ten
 
 # Beyond this many standard deviations from zero, float32 has fewer than two digits left for the data.
 _FLOAT32_OFFSET = 1e5
+
+# A spread of fewer of float32's smallest normal numbers has too few digits to tell rows by, and one over it overflows.
+_LEAST_SPREAD = 16
+
+_NAMED_COMPONENTS = 10
 
 _BLOCK = 1 << 14
 
@@ -372,16 +377,21 @@ class AutoencoderEstimator(
             )
 
     def _require_representable(self, problem: Problem, dtype: torch.dtype) -> None:
-        """Raise a DataError where squares of the rows, in their own units, are beyond a dtype."""
+        """Raise a DataError where squares of the rows, in their own units, are beyond a dtype, or the rows beyond theirs."""
         spread, limit = 1.0 / problem.frame.scale, torch.finfo(dtype)
         name = str(dtype).removeprefix("torch.")
-        worst = int(spread.argmax())
+        worst, least = int(spread.argmax()), int(spread.argmin())
         if bool(spread[worst].square() > limit.max / 64):
             raise DataError(
                 f"{label_of(self, worst).capitalize()} has a spread near {float(spread[worst]):.1e}, whose square "
                 f"overflows {name}: rescale the data, for example divide by {float(spread[worst]):.0e}."
             )
-        least = int(spread.argmin())
+        single = torch.finfo(torch.float32)
+        if problem.source.dtype == torch.float32 and bool(spread[least] < _LEAST_SPREAD * single.tiny):
+            raise DataError(
+                f"{label_of(self, least).capitalize()} has a spread near {float(spread[least]):.1e}, where float32 has "
+                "lost its digits: before the data are stored so, keep them in float64 or rescale them."
+            )
         if bool(spread[least].square() < 64 * limit.tiny):
             warnings.warn(
                 f"{label_of(self, least).capitalize()} has a spread near {float(spread[least]):.1e}, whose square "
@@ -463,21 +473,17 @@ class AutoencoderEstimator(
             remarks.append((PrecisionWarning, told))
         if result.refilled:
             told = (
-                f"Components {list(result.refilled)} lost their rows during the fit and were given those that "
+                f"{components_in_words(result.refilled)} lost their rows during the fit and were given those that "
                 f"the others explained worst; {name} may do with fewer components."
             )
             remarks.append((DegenerateComponentWarning, told))
         unused = torch.nonzero(result.model.log_weights.isneginf())[:, 0].tolist()
         if unused:
-            told = f"Components {unused} are not needed: their weight is zero. Ask for fewer components."
+            told = f"{components_in_words(unused)} are not needed: their weight is zero. Ask for fewer components."
             remarks.append((DegenerateComponentWarning, told))
         collapsed = describe(result.model, problem.variances)
         if collapsed:
-            told = (
-                f"Components {collapsed} collapsed onto the variance floor in some direction: they hold few or "
-                "nearly identical rows. Fewer components, a simpler covariance or a larger floor avoid it."
-            )
-            remarks.append((DegenerateComponentWarning, told))
+            remarks.append((DegenerateComponentWarning, collapse_of(collapsed)))
         if seen.n_empty:
             told = f"Rows without any value: {seen.n_empty} of {source.n_rows}. They are left out of the fit."
             remarks.append((EmptyRowWarning, told))
@@ -530,6 +536,28 @@ class AutoencoderEstimator(
         return tags
 
 
+def collapse_of(components: Sequence[int]) -> str:
+    """Return what is said of components on the variance floor."""
+    return (
+        f"{components_in_words(components)} collapsed onto the variance floor in some direction: they hold few or "
+        "nearly identical rows. Fewer components, a simpler covariance or a larger floor avoid it."
+    )
+
+
+def components_in_words(components: Sequence[int]) -> str:
+    """Return the numbers of components as a message names them: the first ten, and how many there are beside.
+
+    Examples
+    --------
+    >>> components_in_words([0, 2])
+    'Components [0, 2]'
+    >>> components_in_words(range(12))
+    'Components [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] and 2 more'
+    """
+    shown, more = list(components)[:_NAMED_COMPONENTS], len(components) - _NAMED_COMPONENTS
+    return f"Components {shown}" + (f" and {more} more" if more > 0 else "")
+
+
 def _memory_of(device: torch.device) -> float:
     """Return the bytes of memory of a device; infinity where that cannot be told."""
     if device.type == "cuda":
@@ -556,4 +584,4 @@ def on_device(model: MixtureAutoencoder, device: torch.device) -> MixtureAutoenc
     return model if model.device == device else model.to(device)
 
 
-__all__ = ["NOT_ROUTED", "AutoencoderEstimator", "few_threads", "on_device", "stored"]
+__all__ = ["NOT_ROUTED", "AutoencoderEstimator", "collapse_of", "components_in_words", "few_threads", "on_device", "stored"]

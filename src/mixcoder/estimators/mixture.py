@@ -27,13 +27,13 @@ from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
 from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
-from mixcoder.errors import DataError
+from mixcoder.errors import DataError, DegenerateComponentWarning
 from mixcoder.estimators._annealing import Annealing, schedule_of
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._checkpoint import checkpointed
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
-from mixcoder.estimators.base import NOT_ROUTED, AutoencoderEstimator, few_threads, on_device, stored
+from mixcoder.estimators.base import NOT_ROUTED, AutoencoderEstimator, collapse_of, few_threads, on_device, stored
 from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
@@ -387,6 +387,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         maximises what has waited and its own batch together. That is one iteration of EM over all of these rows, to
         rounding, however they are cut into batches.
 
+        Whenever other components than before stand on the variance floor, a DegenerateComponentWarning says which.
+
         References
         ----------
         Cappe & Moulines (2009), equation 14; Liang & Klein (2009).
@@ -405,6 +407,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             stream = (
                 self._first_stream(source, unit) if fitted is None else self._resumed_stream(source, fitted)
             )
+            before = [] if fitted is None else stream.collapsed
             stream = stream.step(source, maximize=maximize, unit=unit)
             self._let_wait(stream.pending)
             self._sums = None if stream.average is None else stream.average.contiguous()
@@ -415,6 +418,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             self.lower_bound_ = stream.bound
             self.lower_bounds_ = list(stream.bounds)
             self.history_ = {"bound": list(stream.bounds)}
+            after = stream.collapsed if maximize else before
+            if after and after != before:  # once, not with every batch
+                warnings.warn(collapse_of(after), DegenerateComponentWarning, stacklevel=3)
         return self
 
     def _let_wait(self, pending: Totals | None) -> None:
@@ -739,10 +745,11 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         Biernacki, Celeux & Govaert (2000).
         """
         model, source = self._asked_rows(X)
-        certainty = 0.0
+        certainty, soft = 0.0, replace(model, encoder=Posterior())
         for block in source.blocks(1 << 14):
-            log_joint = model.log_joint(block.x).double()
-            certainty += float((log_joint.amax(1) - torch.logsumexp(log_joint, 1)).sum())
+            code = soft.encode(block.x)
+            assert isinstance(code, Tensor)
+            certainty += float(code.double().amax(1).log().sum())
         return self.bic(X) - 2.0 * certainty
 
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder, block_rows
+from mixcoder.components import Gaussian
 from mixcoder.components.base import Params
 from mixcoder.encoders import Encoder
 from mixcoder.errors import DataError, FitError
 from mixcoder.fitting.em import Problem, Totals
+from mixcoder.fitting.fit import describe
 from mixcoder.fitting.incomplete import IncompleteProblem
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.gaussian import EMPTY
@@ -97,6 +99,26 @@ class Stream:
     def model(self) -> MixtureAutoencoder:
         """The mixture as it stands."""
         return self.problem.model(self.params, self.log_weights, self.encoder)
+
+    @property
+    def collapsed(self) -> list[int]:
+        """Components that stand on the floor of their family, which is relative to the variances of all rows so far."""
+        return describe(self.model, self._variances())
+
+    def _variances(self) -> Tensor:
+        r"""Return the variance of each feature in working coordinates, as the mixture has it, shape (d,).
+
+        After an M-step that is the one of the sums: :math:`\sum_k \pi_k (\Sigma_k + m_k m_k') - m m'`. Families that
+        do not tell their spreads are taken to have that of the first batch.
+        """
+        if not isinstance(self.problem.family, Gaussian):
+            return self.problem.variances
+        means: Tensor = self.params.means  # type: ignore[attr-defined]
+        spreads = self.problem.family.spreads(self.params)
+        own = spreads.diagonal(dim1=-2, dim2=-1) if spreads.ndim == 3 else spreads
+        weights = self.log_weights.exp()
+        centred = means - weights @ means
+        return weights @ (own + centred.square())
 
     def step(self, batch: Source, *, maximize: bool = True, unit: float = 1.0) -> Stream:
         """Return the stream after one more batch.
