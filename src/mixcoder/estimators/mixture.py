@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import MISSING, fields, replace
 from functools import partial
@@ -902,6 +902,22 @@ class Mixture(DensityEstimator):
         return code_start(problem, self.init, self.n_components)
 
 
+def require_fittable(estimator: DensityEstimator, X: Any, names: Sequence[str] | None = None) -> None:
+    """Raise, or warn of, what ``fit`` finds in the rows before it begins; the estimator then knows their columns.
+
+    Parameters
+    ----------
+    names : sequence of str, optional
+        What messages call the columns.
+    """
+    source, _ = estimator._source(X, None)
+    if names is not None:
+        estimator.feature_names_in_ = np.asarray(names, dtype=object)
+    family = estimator._family()
+    problem, _ = prepare(source, family, estimator._checked_range(source, family))
+    estimator._require_representable(problem, source.dtype)
+
+
 def _adds_variance(family: Family[Any, Any]) -> bool:
     """Return whether the M-step of a family, or of a part of it, adds to the variances it finds."""
     parts = getattr(family, "parts", ())
@@ -928,4 +944,4 @@ def code_start(problem: Problem, code: Any, n_components: int) -> Start:
     return start_from_code(problem, values / total, n_components)
 
 
-__all__ = ["DensityEstimator", "Mixture", "code_start", "encoder_at", "families", "nameable_families"]
+__all__ = ["DensityEstimator", "Mixture", "code_start", "encoder_at", "families", "nameable_families", "require_fittable"]
