@@ -783,3 +783,34 @@ def test_progress_is_for_terminals(gaussian, words, environment, shows):
     assert shows in seen
     assert shows or not seen
     assert not re.search(rb"\x1b\[[0-9;]*3[0-7]m", seen)  # no colours
+
+
+def test_without_a_word_the_help_is_printed_as_it_is_with_help(mixcoder):
+    bare, asked = mixcoder("", code=2), mixcoder("--help")
+    assert bare.stdout == asked.stdout
+    assert bare.stderr == ""
+    assert "Commands:\n  fit" in bare.stdout
+
+
+def test_a_range_of_components_is_no_integer(mixcoder, data):
+    shown = mixcoder("fit rows.csv -k 2-4", code=2).stderr
+    assert "'2-4' is not a valid integer." in shown
+    assert "range" not in shown
+
+
+def test_remedies_are_those_of_the_command_line(mixcoder, here):
+    write_table("t.csv", np.eye(2), ["a", "b"])
+    write_table("u.csv", np.eye(2), ["b", "a"])
+    write_table("v.npy", np.eye(2))
+    assert "--columns A,B,..." in mixcoder("fit t.csv u.csv -k 1", code=3).stderr
+    for words in ("t.csv v.npy", "v.npy t.csv"):
+        shown = mixcoder(f"fit {words} -k 1", code=3).stderr
+        assert "t.csv names its columns" in shown
+        assert "None" not in shown
+        assert "columns=" not in shown
+
+
+def test_long_lists_of_components_are_cut_short(mixcoder, data):
+    shown = mixcoder("fit rows.csv -k 180").stderr
+    assert re.search(r"Components \[(\d+, ){9}\d+\] and \d+ more collapsed", shown)
+    assert max(map(len, shown.splitlines())) < 400

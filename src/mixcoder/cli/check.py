@@ -6,7 +6,12 @@ from typing import Any
 import click
 
 from mixcoder.cli.console import align, count, emit, number
-from mixcoder.cli.options import debug_option, json_option, reading_options
+from mixcoder.cli.options import (
+    IntegerWithin,
+    debug_option,
+    json_option,
+    reading_options,
+)
 
 __all__ = ["command"]
 
@@ -26,7 +31,7 @@ PLANNED = 8
 @click.option(
     "-k",
     "--components",
-    type=click.IntRange(min=1),
+    type=IntegerWithin(min=1),
     help="Components of the fit planned: whether the rows are enough, and what it needs.",
 )
 @reading_options

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from mixcoder.cli.console import stdout_is_closed
+
 __all__ = ["claim", "claim_table", "replace_atomically"]
 
 
@@ -52,6 +54,8 @@ def claim_table(
     if path == "-":
         if as_json:
             raise click.UsageError("-o - and --json both write to stdout: choose one.")
+        if stdout_is_closed():
+            raise click.UsageError("-o - writes to stdout, which is closed: give --out a name.")
         return None
     kind = tables.extension(path)
     if kind is None:
