@@ -217,6 +217,10 @@ class AutoencoderEstimator(
         """Write the fitted estimator to one file and return the SHA-256 of its content.
 
         The file is replaced whole or not at all. Read it back with :func:`mixcoder.load`.
+
+        Functions and random states have no place in a file that never runs code: a parameter that is one (a callable
+        ``init`` or ``init_params``, a ``RandomState``) has its default after ``load``, as in ``"auto"`` or ``None``.
+        What was fitted is the same to the last bit.
         """
         from mixcoder.estimators._persistence import save
 
