@@ -17,7 +17,9 @@ PROGRAM = f"{sys.executable} -m mixcoder"
 def run(words, closed):
     """Exit code, stdout and stderr of the program with some streams closed by the shell."""
     redirect = " ".join({"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-"}[name] for name in closed)
-    ran = subprocess.run(["sh", "-c", f"{PROGRAM} {words} {redirect}"], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        ["sh", "-c", f"{PROGRAM} {words} {redirect}"], capture_output=True, text=True, check=False
+    )
     return ran.returncode, ran.stdout, ran.stderr
 
 
@@ -58,6 +60,8 @@ def test_nothing_meant_for_stderr_ends_in_a_file(here):
         "file = os.open('kept', os.O_CREAT | os.O_WRONLY); print('x', file=sys.stderr); assert file > 2;"
         "os.write(2, b'noise')"
     )
-    ran = subprocess.run(["sh", "-c", f'{sys.executable} -c "{script}" 2>&-'], capture_output=True, check=False)
+    ran = subprocess.run(
+        ["sh", "-c", f'{sys.executable} -c "{script}" 2>&-'], capture_output=True, check=False
+    )
     assert ran.returncode == 0
     assert os.path.getsize(here / "kept") == 0

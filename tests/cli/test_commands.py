@@ -17,8 +17,7 @@ from click.testing import CliRunner
 
 import mixcoder as library
 from mixcoder.cli import demo as demo_module
-from mixcoder.cli import main
-from mixcoder.cli import outputs
+from mixcoder.cli import main, outputs
 from mixcoder.cli.program import COMMANDS
 from mixcoder.cli.tables import open_table, write_table
 
@@ -455,7 +454,7 @@ def test_check_warns_of_what_a_fit_suffers_from(ask, here, columns, warning):
 )
 def test_check_and_fit_agree_on_what_can_be_fitted(ask, mixcoder, here, values):
     write_table("t.npy", values)
-    ran = CliRunner().invoke(main, "fit t.npy -k 1 -o m.mixcoder".split())
+    ran = CliRunner().invoke(main, ["fit", "t.npy", "-k", "1", "-o", "m.mixcoder"])
     record = ask("check t.npy", code=ran.exit_code)
     assert ran.exit_code == (0 if record["ok"] else 3)
     assert record["ok"] == (not record["problems"])
@@ -470,7 +469,9 @@ def test_check_names_a_cell_that_is_nowhere_near_the_others(ask, here):
     values[7, 1] = -999999.0
     write_table("t.csv", values, ["a", "b"])
     record = ask("check t.csv")
-    assert [line for line in record["warnings"] if "'b'" in line and "-999 999" in line and "at row 7" in line]
+    assert [
+        line for line in record["warnings"] if "'b'" in line and "-999 999" in line and "at row 7" in line
+    ]
     assert [column["far"] for column in record["columns"]] == [0, 1]
     values[7, 1] = 12.0  # seven standard deviations
     write_table("t.csv", values, ["a", "b"])

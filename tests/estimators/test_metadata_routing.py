@@ -83,7 +83,7 @@ def test_a_weight_that_is_not_asked_for_is_refused_as_by_scikit_learn():
     for estimator in (KMeans(2), cluster.KMeans(2)):
         with (
             config_context(enable_metadata_routing=True),
-            pytest.raises(ValueError, match="sample_weight.*not explicitly set"),
+            pytest.raises(ValueError, match=r"sample_weight.*not explicitly set"),
         ):
             cross_validate(estimator, X, params={"sample_weight": WEIGHTS})
     assert not hasattr(mixture.GaussianMixture, "set_fit_request")

@@ -11,7 +11,16 @@ from typing import Any, TextIO
 
 import click
 
-__all__ = ["align", "count", "emit", "number", "open_standard_streams", "progress", "stdout_is_closed", "warnings_as_lines"]
+__all__ = [
+    "align",
+    "count",
+    "emit",
+    "number",
+    "open_standard_streams",
+    "progress",
+    "stdout_is_closed",
+    "warnings_as_lines",
+]
 
 
 def emit(schema: str, record: Mapping[str, Any], text: Iterable[str], *, as_json: bool) -> None:

@@ -35,7 +35,6 @@ class NumberWithin(click.FloatRange):
     name = "number"
 
 
-
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta["mixcoder.debug"] = True

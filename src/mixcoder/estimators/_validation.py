@@ -285,7 +285,9 @@ def _rows_of_tensor(estimator: Any, x: Tensor, *, reset: bool, min_rows: int) ->
     if x.is_complex():
         raise DataTypeError("Complex data not supported: X must be real numbers.")
     if x.is_meta:
-        raise DataTypeError("X is on the device 'meta', which keeps shapes and no numbers: give rows that have some.")
+        raise DataTypeError(
+            "X is on the device 'meta', which keeps shapes and no numbers: give rows that have some."
+        )
     if x.layout != torch.strided:
         raise DataTypeError("Sparse data was passed for X, but dense data is required. Use X.to_dense().")
     if x.ndim != 2:

@@ -112,6 +112,21 @@ class AutoencoderEstimator(
         # scikit-learn reads the signature again for every fit: a tenth of what a small one takes.
         return super()._get_param_names()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except AttributeError:
+            if not isinstance(getattr(type(self), name, None), property):
+                raise
+            kind = type(self).__name__
+            makers = [way for way in ("from_parameters", "from_codebook") if hasattr(type(self), way)]
+            remedy = (
+                f"make a model with {kind}.{makers[0]}(...)" if makers else "fit from a start of your own"
+            )
+            raise AttributeError(
+                f"{name} of {kind} is what a fit has found, and cannot be set: {remedy}."
+            ) from None
+
     @property
     @abstractmethod
     def _n_fitted_components(self) -> int:
@@ -381,7 +396,7 @@ class AutoencoderEstimator(
             )
 
     def _require_representable(self, problem: Problem, dtype: torch.dtype) -> None:
-        """Raise a DataError where squares of the rows, in their own units, are beyond a dtype, or the rows beyond theirs."""
+        """Raise a DataError where squares of the rows, in their own units, or the rows are beyond their dtype."""
         spread, limit = 1.0 / problem.frame.scale, torch.finfo(dtype)
         name = str(dtype).removeprefix("torch.")
         worst, least = int(spread.argmax()), int(spread.argmin())
@@ -439,9 +454,13 @@ class AutoencoderEstimator(
         return self.random_state if self._checkpoint is None else self._checkpoint.seed  # type: ignore[attr-defined]
 
     def _attribute(self, value: Tensor) -> Any:
-        """Return a fitted quantity in the dtype and kind of the training rows."""
+        """Return a fitted quantity in the dtype and kind of the training rows; NumPy arrays are read-only."""
         value = value.to(self._dtype())
-        return value if self._from_torch else value.numpy(force=True)
+        if self._from_torch:
+            return value
+        array = value.numpy(force=True)
+        array.flags.writeable = False  # what is written into it would change no answer of the model
+        return array
 
     def _keep(self, result: FitResult) -> None:
         """Set the attributes that every fit leaves."""
@@ -588,4 +607,12 @@ def on_device(model: MixtureAutoencoder, device: torch.device) -> MixtureAutoenc
     return model if model.device == device else model.to(device)
 
 
-__all__ = ["NOT_ROUTED", "AutoencoderEstimator", "collapse_of", "components_in_words", "few_threads", "on_device", "stored"]
+__all__ = [
+    "NOT_ROUTED",
+    "AutoencoderEstimator",
+    "collapse_of",
+    "components_in_words",
+    "few_threads",
+    "on_device",
+    "stored",
+]

@@ -33,7 +33,14 @@ from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_c
 from mixcoder.estimators._checkpoint import checkpointed
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
-from mixcoder.estimators.base import NOT_ROUTED, AutoencoderEstimator, collapse_of, few_threads, on_device, stored
+from mixcoder.estimators.base import (
+    NOT_ROUTED,
+    AutoencoderEstimator,
+    collapse_of,
+    few_threads,
+    on_device,
+    stored,
+)
 from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
@@ -532,7 +539,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         generator = torch.Generator(device=model.device).manual_seed(seed)
         rows, index = model.sample(int(n_samples), generator)
-        return self._attribute(rows), (index if self._from_torch else index.numpy(force=True))
+        rows = rows.to(self._dtype())
+        return (rows, index) if self._from_torch else (rows.numpy(force=True), index.numpy(force=True))
 
     # What is seen of a row
 
@@ -944,4 +952,12 @@ def code_start(problem: Problem, code: Any, n_components: int) -> Start:
     return start_from_code(problem, values / total, n_components)
 
 
-__all__ = ["DensityEstimator", "Mixture", "code_start", "encoder_at", "families", "nameable_families", "require_fittable"]
+__all__ = [
+    "DensityEstimator",
+    "Mixture",
+    "code_start",
+    "encoder_at",
+    "families",
+    "nameable_families",
+    "require_fittable",
+]

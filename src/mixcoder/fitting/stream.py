@@ -111,14 +111,24 @@ class Stream:
         After an M-step that is the one of the sums: :math:`\sum_k \pi_k (\Sigma_k + m_k m_k') - m m'`. Families that
         do not tell their spreads are taken to have that of the first batch.
         """
-        if not isinstance(self.problem.family, Gaussian):
+        own = self._spreads()
+        if own is None:
             return self.problem.variances
         means: Tensor = self.params.means  # type: ignore[attr-defined]
-        spreads = self.problem.family.spreads(self.params)
-        own = spreads.diagonal(dim1=-2, dim2=-1) if spreads.ndim == 3 else spreads
         weights = self.log_weights.exp()
         centred = means - weights @ means
         return weights @ (own + centred.square())
+
+    def _spreads(self) -> Tensor | None:
+        """Return the variance of each feature in each component, shape (k, d), where the parameters tell it."""
+        loadings, noise = (getattr(self.params, name, None) for name in ("loadings", "noise_variances"))
+        if isinstance(loadings, Tensor) and isinstance(noise, Tensor):
+            return loadings.square().sum(-1) + (noise if noise.ndim == 2 else noise[:, None])
+        family = self.problem.family
+        if not isinstance(family, Gaussian) or type(family).spreads is Gaussian.spreads:
+            return None
+        spreads = family.spreads(self.params)
+        return spreads.diagonal(dim1=-2, dim2=-1) if spreads.ndim == 3 else spreads
 
     def step(self, batch: Source, *, maximize: bool = True, unit: float = 1.0) -> Stream:
         """Return the stream after one more batch.
