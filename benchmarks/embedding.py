@@ -78,7 +78,7 @@ def section_speed() -> list[str]:
     whole, extra = time.perf_counter() - began, megabytes() - before
     again = best_of(lambda: model.transform(x))
     targets = torch.from_numpy(x).softmax(1)
-    anchors = torch.from_numpy(model.anchors_)
+    anchors = torch.tensor(model.anchors_)
     task = "60 000 rows, 50 anchors, 2 axes, float64, every code to a gradient of 1e-8 or less"
     lines = [
         f"{task}; target: under {SECONDS:.0f} s, at most 6 Newton steps in the median.",

@@ -37,6 +37,7 @@ from mixcoder.components import (
     GaussianTied,
     GaussianTiedSpherical,
     Params,
+    Poisson,
 )
 from mixcoder.components.base import decode_means
 from mixcoder.components.exponential import FeatureKernel
@@ -393,6 +394,33 @@ class DecodesToTheNeighbour(GaussianFull):
         return super().decode(replace(params, means=params.means + 0.1), code)
 
 
+class DecodesTooFarOut(GaussianFull):
+    """By one percent."""
+
+    def decode(self, params, code):
+        return 1.01 * super().decode(params, code)
+
+
+class DrawsTooWide(GaussianFull):
+    """Around the right mean, by two percent."""
+
+    def sample(self, params, index, generator):
+        means = params.means[index]
+        return means + 1.02 * (super().sample(params, index, generator) - means)
+
+
+class DrawsTooFarOut(GaussianDiagonal):
+    def sample(self, params, index, generator):
+        return 1.02 * super().sample(params, index, generator)
+
+
+class DrawsTooManyEvents(Poisson):
+    """By two percent of the rates."""
+
+    def sample(self, params, index, generator):
+        return super().sample(replace(params, rates=1.02 * params.rates), index, generator)
+
+
 class DecodesToTheRarest(Categorical):
     def decode(self, params, code):
         probabilities = decode_means(params.log_probabilities.exp(), code)
@@ -465,6 +493,10 @@ FAMILY_BUGS: dict[type, set[str]] = {
     CovariancesCountedTwice: {"n_parameters_counts_the_free_directions"},
     GlobalRandomness: {"samples_lie_in_the_domain"},
     DecodesToTheNeighbour: {"a_decoded_component_is_the_mean_of_its_samples"},
+    DecodesTooFarOut: {"a_decoded_component_is_the_mean_of_its_samples"},
+    DrawsTooWide: {"the_score_has_zero_mean"},
+    DrawsTooFarOut: {"the_score_has_zero_mean", "a_decoded_component_is_the_mean_of_its_samples"},
+    DrawsTooManyEvents: {"the_score_has_zero_mean", "a_decoded_component_is_the_mean_of_its_samples"},
     DecodesToTheRarest: {"a_decoded_component_is_the_mean_of_its_samples"},
     ForgetsTheRowTerms: {"kernels_agree_with_the_density", "the_bound_travels_inside_the_sums"},
     KeepsItsUnits: {"units_change_nothing"},

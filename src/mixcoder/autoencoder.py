@@ -32,6 +32,9 @@ _COMPLETE_ROWS = 8192
 # Squares of whitened rows this far out, in working units, are still numbers.
 _HORIZON = 1e140
 
+# Another such distance: what a log-density does between the two it does beyond.
+_NEARER = 1e130
+
 
 def block_rows(n_components: int, width: int, itemsize: int) -> int:
     """Return how many rows a block has.
@@ -260,40 +263,69 @@ class MixtureAutoencoder:
             kernel = self.kernel(source.dtype, Workspace(), column_major=column_major)
         width = self.family.width(self.n_features)
         rows = block_rows(self.n_components, width, torch.finfo(source.dtype).bits // 8)
-        used, lowest = int(self.log_weights.argmax()), 0.5 * torch.finfo(kernel.dtype).min
+        used = int(self.log_weights.argmax())
 
         def visit(block: Block) -> None:
             expanded = kernel.expand(block.x, self.frame)
             log_joint, offset = kernel.log_joint(expanded), kernel.row_offset(expanded)
             # Rows so far out that their squares overflow give infinities here: take the long way.
             lost = ~log_joint[:, used].isfinite()
+            if offset is not None:
+                lost = lost | ~offset.isfinite()
             if bool(lost.any()):
                 exact, level = self._log_joint_the_long_way(block.x[lost])
                 log_joint[lost] = exact.to(log_joint.dtype)
                 offset = log_joint.new_zeros(len(log_joint)) if offset is None else offset
-                offset = offset.masked_scatter(lost, level.clamp_min(lowest).to(offset.dtype))
-            write(block, log_joint, None if offset is None else offset.clamp_min(lowest))
+                offset = offset.masked_scatter(lost, level.to(offset.dtype))
+            write(block, log_joint, offset)
 
         source.map_rows(visit, rows)
 
     def _log_joint_the_long_way(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return log pi_k + log p(z_n | k) in float64 less its largest, shape (n, k), and that, shape (n,).
 
-        A row beyond all horizons is seen on its horizon; missing entries, NaN, are integrated out.
+        A row beyond all horizons is compared with the components on its horizon, and its largest is followed from
+        there; missing entries, NaN, are integrated out.
         """
         rows = self.frame.apply(x.to(torch.float64)).clamp_(-1e300, 1e300)
         missing = rows.isnan()
-        rows *= (_HORIZON / rows.abs().nan_to_num_(nan=0.0).amax(1, keepdim=True)).clamp_max(1.0)
+        reach = rows.abs().nan_to_num_(nan=0.0).amax(1)
+        nearer = (_HORIZON / reach).clamp_max(1.0)
+        exact = self._observed_log_joint(rows * nearer[:, None], missing)
+        level = exact.amax(1)
+        exact -= level[:, None]
+        far = nearer < 1
+        if bool(far.any()):
+            level[far] = self._level_beyond(rows[far], reach[far], missing[far], level[far])
+        # The caller adds the units of all columns: those that are missing have none.
+        return exact, level - missing.to(rows.dtype) @ self.frame.scale.log()
+
+    def _level_beyond(self, rows: Tensor, reach: Tensor, missing: Tensor, level: Tensor) -> Tensor:
+        """Return the largest log pi_k + log p(z_n | k) of rows beyond the horizon, shape (n,); -inf where it overflows.
+
+        Parameters
+        ----------
+        reach : Tensor, shape (n,)
+            Largest coordinate of each row.
+        level : Tensor, shape (n,)
+            What is looked for, at the horizon.
+        """
+        found = self._observed_log_joint(rows, missing).amax(1)
+        # Where squares overflow, a density that falls as a power of the distance goes on to do so.
+        decades = math.log(_HORIZON / _NEARER)
+        within = self._observed_log_joint(rows * (_NEARER / reach)[:, None], missing).amax(1)
+        slow = level + (level - within) * ((reach / _HORIZON).log() / decades)
+        beyond = torch.where(level > -_HORIZON, slow, -math.inf)
+        return torch.where(found.isfinite(), found, beyond)
+
+    def _observed_log_joint(self, rows: Tensor, missing: Tensor) -> Tensor:
+        """Return log pi_k + log p(z_n | k) of what is seen of rows in working coordinates, float64, shape (n, k)."""
         if not bool(missing.any()):
-            exact = self.family.log_likelihood(self.params, rows) + self.log_weights
-            level = exact.amax(1)
-            return exact - level[:, None], level
+            return self.family.log_likelihood(self.params, rows) + self.log_weights
         exact = rows.new_empty(len(rows), self.n_components)
         for index, seen in observed_parts(self.family, self.params, rows):
             exact[index] = seen.log_likelihood + self.log_weights
-        level = exact.amax(1)
-        # The caller adds the units of all columns: those that are missing have none.
-        return exact - level[:, None], level - missing.to(rows.dtype) @ self.frame.scale.log()
+        return exact
 
     def complete(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         r"""Return the rows with each missing entry, NaN, filled in, in the dtype of ``x``, shape (n, d).

@@ -25,7 +25,6 @@ import json
 import math
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,6 +34,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mixcoder._drafts import draft_beside, remove_stale_drafts
 from mixcoder.errors import CorruptModelError, ModelFileError, UnsupportedVersionError
 
 __all__ = [
@@ -119,8 +119,8 @@ def write(
     The bytes go to a temporary file in the same directory, which is flushed to the disk, read back, compared
     with ``arrays`` (through the safetensors library, a second opinion) and only then given its name. Whatever
     happens on the way, the name holds the old file or the new one, each whole. Only a process that is killed
-    outright can leave a temporary file, ``.mixcoder-*.tmp``, which may be deleted. For a moment it takes five
-    times the memory of ``arrays`` on top of them.
+    outright can leave a temporary file, ``.mixcoder-*.tmp``, which the next save into the directory deletes. For a
+    moment it takes five times the memory of ``arrays`` on top of them.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def write(
     """
     data, sha256 = _pack(kind, arrays, metadata)
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".mixcoder-{secrets.token_hex(8)}.tmp")
+    temporary = draft_beside(target)
     mode = _replaceable(target, overwrite=overwrite)
     try:
         with temporary.open("xb") as file:
@@ -177,6 +177,7 @@ def write(
     finally:  # reached by KeyboardInterrupt too; after the renaming there is nothing left to delete
         with contextlib.suppress(OSError):
             temporary.unlink()
+    remove_stale_drafts(target.parent)
     _sync_directory(target.parent)
     return sha256
 

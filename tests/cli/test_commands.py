@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import mixcoder as library
 from mixcoder.cli import demo as demo_module
-from mixcoder.cli import outputs
+from mixcoder.cli import main, outputs
 from mixcoder.cli.program import COMMANDS
 from mixcoder.cli.tables import open_table, write_table
 
@@ -426,7 +427,8 @@ def test_check_finds_what_a_fit_refuses(ask, mixcoder, here, text, options, prob
         ({"a": [1.0, math.nan, math.nan], "b": [1, 2, 3]}, "column 'a' has 2 missing cells, first at row 1"),
         ({"a": [1e6 + 1, 1e6 + 2, 1e6 + 3]}, "float32 would lose its digits"),
         ({"a": [1e15 + 1, 1e15 + 2, 1e15 + 3]}, "float64 has lost its digits"),
-        ({"a": [1e200, -1e200, 0]}, "above 1e18"),
+        ({"a": [1e100, -1e100, 0]}, "above 1e18"),
+        ({"a": [1e-160, 2e-160, 0]}, "whose square underflows float64"),
         ({"a": [1, 2, 3], "b": [1e5, 3e5, 2e5]}, "column 'b' spreads 1e+05 times as wide as 'a'"),
         ({"a": [1, 1, 1, 2], "b": [0, 0, -0.0, 0]}, "only 2 rows are distinct"),
     ],
@@ -435,6 +437,45 @@ def test_check_warns_of_what_a_fit_suffers_from(ask, here, columns, warning):
     write_table("t.csv", np.array(list(columns.values()), dtype=float).T, list(columns))
     record = ask("check t.csv -k 3")
     assert any(warning in line for line in record["warnings"]), record["warnings"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        1e200 * np.arange(12.0).reshape(6, 2),
+        np.arange(12.0).reshape(6, 2) * [1.0, 1e160],
+        (1e25 * np.arange(12.0).reshape(6, 2)).astype(np.float32),
+        (1e-40 * np.arange(12.0).reshape(6, 2)).astype(np.float32),
+        (1e15 * np.arange(12.0).reshape(6, 2)).astype(np.float32),
+        1e150 * np.arange(12.0).reshape(6, 2),
+        np.arange(2.0)[None],
+        np.arange(6.0).reshape(3, 2),
+    ],
+)
+def test_check_and_fit_agree_on_what_can_be_fitted(ask, mixcoder, here, values):
+    write_table("t.npy", values)
+    ran = CliRunner().invoke(main, ["fit", "t.npy", "-k", "1", "-o", "m.mixcoder"])
+    record = ask("check t.npy", code=ran.exit_code)
+    assert ran.exit_code == (0 if record["ok"] else 3)
+    assert record["ok"] == (not record["problems"])
+    if not record["ok"] and len(values) > 1:
+        assert "has a spread near" in record["problems"][0]
+    if values.dtype == np.float32:
+        assert not any("keep it in float64" in line for line in record["warnings"])
+
+
+def test_check_names_a_cell_that_is_nowhere_near_the_others(ask, here):
+    values = np.random.default_rng(0).normal(5.0, 1.0, (50, 2))
+    values[7, 1] = -999999.0
+    write_table("t.csv", values, ["a", "b"])
+    record = ask("check t.csv")
+    assert [
+        line for line in record["warnings"] if "'b'" in line and "-999 999" in line and "at row 7" in line
+    ]
+    assert [column["far"] for column in record["columns"]] == [0, 1]
+    values[7, 1] = 12.0  # seven standard deviations
+    write_table("t.csv", values, ["a", "b"])
+    assert [column["far"] for column in ask("check t.csv")["columns"]] == [0, 0]
 
 
 def test_check_looks_at_the_columns_chosen_only(ask, here):
@@ -743,3 +784,34 @@ def test_progress_is_for_terminals(gaussian, words, environment, shows):
     assert shows in seen
     assert shows or not seen
     assert not re.search(rb"\x1b\[[0-9;]*3[0-7]m", seen)  # no colours
+
+
+def test_without_a_word_the_help_is_printed_as_it_is_with_help(mixcoder):
+    bare, asked = mixcoder("", code=2), mixcoder("--help")
+    assert bare.stdout == asked.stdout
+    assert bare.stderr == ""
+    assert "Commands:\n  fit" in bare.stdout
+
+
+def test_a_range_of_components_is_no_integer(mixcoder, data):
+    shown = mixcoder("fit rows.csv -k 2-4", code=2).stderr
+    assert "'2-4' is not a valid integer." in shown
+    assert "range" not in shown
+
+
+def test_remedies_are_those_of_the_command_line(mixcoder, here):
+    write_table("t.csv", np.eye(2), ["a", "b"])
+    write_table("u.csv", np.eye(2), ["b", "a"])
+    write_table("v.npy", np.eye(2))
+    assert "--columns A,B,..." in mixcoder("fit t.csv u.csv -k 1", code=3).stderr
+    for words in ("t.csv v.npy", "v.npy t.csv"):
+        shown = mixcoder(f"fit {words} -k 1", code=3).stderr
+        assert "t.csv names its columns" in shown
+        assert "None" not in shown
+        assert "columns=" not in shown
+
+
+def test_long_lists_of_components_are_cut_short(mixcoder, data):
+    shown = mixcoder("fit rows.csv -k 180").stderr
+    assert re.search(r"Components \[(\d+, ){9}\d+\] and \d+ more collapsed", shown)
+    assert max(map(len, shown.splitlines())) < 400

@@ -80,8 +80,8 @@ def test_shared_noise_is_where_the_likelihood_is_stationary_in_every_parameter(c
     shared = torch.as_tensor(model.noise_variances_[0], dtype=torch.float64)
     leaves = {
         "log_weights": torch.from_numpy(np.log(model.weights_)),
-        "means": torch.from_numpy(model.means_),
-        "loadings": torch.from_numpy(model.loadings_),
+        "means": torch.tensor(model.means_),
+        "loadings": torch.tensor(model.loadings_),
         "log_noise": shared.log(),
     }
     for leaf in leaves.values():

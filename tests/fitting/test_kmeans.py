@@ -35,7 +35,7 @@ def test_lloyd_makes_scikit_learns_steps(n, d, k, weighted):
             theirs.fit(x.numpy(), sample_weight=None if weights is None else weights.numpy())
         problem = problem_of(x, weights)
         result = lloyd(problem, problem.frame.apply(first), max_iter=max_iter, tol=0.0)
-        found, expected = result.model.prototypes(), torch.from_numpy(theirs.cluster_centers_)
+        found, expected = result.model.prototypes(), torch.tensor(theirs.cluster_centers_)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
         assert result.model.assign(x).tolist() == theirs.labels_.tolist()
     assert abs(result.n_iter - theirs.n_iter_) <= 1

@@ -33,7 +33,7 @@ def test_onto_one_plane_it_is_least_squares(planes):
     operator = GaussianRandom(10, D, seed=0, scale=0.3)
     y = operator.apply(x[:5]) + 0.1
     found = projected_gradient(y, operator, model.reconstruct, max_iter=800, tol=1e-12)
-    mean, axes = torch.as_tensor(model.means_[0]), torch.as_tensor(model.loadings_[0])
+    mean, axes = torch.tensor(model.means_[0]), torch.tensor(model.loadings_[0])
     seen = operator.apply(axes.T).T
     z = torch.linalg.lstsq(seen, (y - operator.apply(mean[None])).T).solution
     expected = mean + (axes @ z).T

@@ -6,7 +6,12 @@ from typing import Any
 import click
 
 from mixcoder.cli.console import align, count, emit, number
-from mixcoder.cli.options import debug_option, json_option, reading_options
+from mixcoder.cli.options import (
+    IntegerWithin,
+    debug_option,
+    json_option,
+    reading_options,
+)
 
 __all__ = ["command"]
 
@@ -17,16 +22,17 @@ OFFSET_FLOAT64 = 1e12
 # Squares of larger numbers overflow float32.
 LARGEST_FLOAT32 = 1e18
 
+# Components that memory is planned for where nobody says how many.
+PLANNED = 8
+
 
 @click.command("check", short_help="Would a fit accept these rows?")
 @click.argument("data", metavar="DATA")
 @click.option(
     "-k",
     "--components",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Components of the fit planned.",
+    type=IntegerWithin(min=1),
+    help="Components of the fit planned: whether the rows are enough, and what it needs.",
 )
 @reading_options
 @json_option
@@ -35,7 +41,7 @@ LARGEST_FLOAT32 = 1e18
 def command(
     ctx: click.Context,
     data: str,
-    components: int,
+    components: int | None,
     columns: tuple[str, ...] | None,
     header: bool | None,
     key: str | None,
@@ -54,11 +60,18 @@ def command(
     remarks, problems, warnings = judge(described)
     n, d = table.values.shape
     distinct = count_distinct(table.values)
-    if n < max(2, components):
+    if n < 2:
+        problems.append(f"{count(n, 'row')}: a fit needs two at least")
+    elif components is not None and n < components:
         problems.append(f"{number(n)} rows are too few for {components} components")
-    elif distinct < components:
+    elif components is not None and distinct < components:
         warnings.append(f"only {number(distinct)} rows are distinct, fewer than {components} components")
-    memory = plan_memory(n, d, components)
+    if not problems:
+        refused, remarked = asked_of_a_fit(table)
+        problems += refused
+        warnings += remarked
+    planned = min(PLANNED, max(1, n)) if components is None else components
+    memory = plan_memory(n, d, planned)
     available = memory["available"]
     if available is not None and (memory["total"] or 0) > available:
         problems.append(f"a fit needs about {_size(memory['total'])}, but {_size(available)} are there")
@@ -69,7 +82,7 @@ def command(
         "n_columns": d,
         "columns": as_records(described),
         "named": table.named,
-        "components": components,
+        "components": planned,
         "distinct_rows": distinct,
         "duplicate_rows": n - distinct,
         "memory_bytes": memory,
@@ -78,7 +91,7 @@ def command(
         "ok": not problems,
     }
     text = [f"{table.path}: {count(n, 'row')}, {count(d, 'column')}", "", *as_text(described, remarks), ""]
-    needs = f"about {_size(memory['total'])} to fit {count(components, 'component')}"
+    needs = f"about {_size(memory['total'])} to fit {count(planned, 'component')}"
     kinds = {"rows": "rows", "full covariances": "parameters", "blocks": "blocks"}
     parts = ", ".join(f"{words} {_size(memory[kind])}" for words, kind in kinds.items())
     text += align(
@@ -97,6 +110,8 @@ def command(
 
 def judge(columns: list[Any]) -> tuple[dict[str, str], list[str], list[str]]:
     """Remarks by column, what a fit refuses, and what it only suffers from; one line a kind of trouble."""
+    from mixcoder.cli.columns import FAR
+
     remarks: dict[str, list[str]] = {}
     problems: list[str] = []
     warnings: list[str] = []
@@ -161,7 +176,12 @@ def judge(columns: list[Any]) -> tuple[dict[str, str], list[str], list[str]]:
         [c for c, ratio in offsets if OFFSET_FLOAT32 < ratio <= OFFSET_FLOAT64],
         lambda c: "offset",
         lambda c: (
-            f"has a mean {c.offset_ratio:.0e} times its spread: float32 would lose its digits, keep it in float64"
+            f"has a mean {c.offset_ratio:.0e} times its spread: "
+            + (
+                "float32 has lost its digits, subtract a constant before it is stored so"
+                if c.dtype == "float32"
+                else "float32 would lose its digits, keep it in float64"
+            )
         ),
     )
     tell(
@@ -174,9 +194,22 @@ def judge(columns: list[Any]) -> tuple[dict[str, str], list[str], list[str]]:
     )
     tell(
         warnings,
-        [c for c in columns if c.min is not None and max(abs(c.min), abs(c.max)) > LARGEST_FLOAT32],
+        [
+            c
+            for c in columns
+            if c.dtype != "float32" and c.min is not None and max(abs(c.min), abs(c.max)) > LARGEST_FLOAT32
+        ],
         lambda c: "huge",
         lambda c: "has numbers above 1e18: squares overflow float32, keep it in float64",
+    )
+    tell(
+        warnings,
+        [c for c in columns if c.far],
+        lambda c: f"{number(c.far)} far away",
+        lambda c: (
+            f"has {count(c.far, 'cell')} more than {FAR:.0f} interquartile ranges from its median "
+            f"({number(c.first_far)}{place(c.first_far_row)}): if that stands for a missing value, leave the cell empty"
+        ),
     )
     spreads = [c for c in columns if c.std]
     if spreads:
@@ -187,6 +220,27 @@ def judge(columns: list[Any]) -> tuple[dict[str, str], list[str], list[str]]:
                 "k-means will see the wide one only; Gaussian models do not mind"
             )
     return {name: ", ".join(words) for name, words in remarks.items()}, problems, warnings
+
+
+def asked_of_a_fit(table: Any) -> tuple[list[str], list[str]]:
+    """What a fit of Gaussians says of the rows before it begins: why it refuses them, and what it warns of."""
+    import warnings
+
+    from mixcoder import GaussianMixture
+    from mixcoder.errors import DataError
+    from mixcoder.estimators.mixture import require_fittable
+
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        try:
+            require_fittable(GaussianMixture(), table.values, table.columns if table.named else None)
+        except DataError as error:
+            return [_within_a_sentence(str(error))], []
+    return [], [_within_a_sentence(str(remark.message)) for remark in remarks]
+
+
+def _within_a_sentence(text: str) -> str:
+    return text[:1].lower() + text[1:].removesuffix(".")
 
 
 def count_distinct(values: Any) -> int:

@@ -11,9 +11,15 @@ from mixcoder.cli.tables import Survey, TextCells
 __all__ = ["Column", "as_records", "as_text", "describe"]
 
 
+FAR = 100.0
+
+
 @dataclass(frozen=True)
 class Column:
-    """One column's summary; the numbers are over its finite cells, None if it has none. Rows count from 0."""
+    """One column's summary; the numbers are over its finite cells, None if it has none. Rows count from 0.
+
+    ``far`` counts the finite cells more than :data:`FAR` interquartile ranges from the median.
+    """
 
     name: str
     dtype: str
@@ -26,6 +32,9 @@ class Column:
     max: float | None
     mean: float | None
     std: float | None
+    far: int = 0
+    first_far_row: int | None = None
+    first_far: float | None = None
 
     @property
     def constant(self) -> bool:
@@ -61,6 +70,7 @@ def _describe(name: str, dtype: str, cells: np.ndarray, text: TextCells | None) 
         low, high = float(values.min()), float(values.max())
         # A mean rounds: that of equal cells may miss them by one bit, and they would seem to vary.
         summary = (low, high, low, 0.0) if low == high else (low, high, mean, std)
+    far = _far(cells, finite)
     return Column(
         name,
         dtype,
@@ -71,7 +81,22 @@ def _describe(name: str, dtype: str, cells: np.ndarray, text: TextCells | None) 
         int(np.isnan(cells).argmax()) if missing and not text else None,
         int(infinite.argmax()) if infinite.any() else None,
         *summary,
+        far=len(far),
+        first_far_row=int(far[0]) if len(far) else None,
+        first_far=float(cells[far[0]]) if len(far) else None,
     )
+
+
+def _far(cells: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """Rows of the finite cells that are nowhere near the others; of none where half of them are the same."""
+    if not finite.any():
+        return np.empty(0, dtype=int)
+    scale = float(np.abs(cells[finite]).max()) or 1.0
+    values = cells[finite].astype(np.float64) / scale
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    if low == high:
+        return np.empty(0, dtype=int)
+    return np.flatnonzero(finite)[np.abs(values - middle) / (high - low) > FAR]
 
 
 def as_records(columns: list[Column]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,16 @@ from typing import Any, TextIO
 
 import click
 
-__all__ = ["align", "count", "emit", "number", "progress", "warnings_as_lines"]
+__all__ = [
+    "align",
+    "count",
+    "emit",
+    "number",
+    "open_standard_streams",
+    "progress",
+    "stdout_is_closed",
+    "warnings_as_lines",
+]
 
 
 def emit(schema: str, record: Mapping[str, Any], text: Iterable[str], *, as_json: bool) -> None:
@@ -98,6 +108,40 @@ def progress(task: str, total: int | None = None, *, quiet: bool = False) -> Ite
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         handle = bar.add_task(task, total=total)
         yield lambda done: bar.advance(handle, done)
+
+
+_was_closed: set[str] = set()
+
+
+def open_standard_streams() -> None:
+    """Put nothing in the place of standard streams that are closed, as cron and daemons leave them.
+
+    Without it Python has no stream to write to, and the first file opened gets the descriptor of one: what is meant
+    for stderr would go into it.
+    """
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is not None:
+            continue
+        _was_closed.add(name)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        if nothing != descriptor and not _is_open(descriptor):
+            os.dup2(nothing, descriptor)
+            os.close(nothing)
+            nothing = descriptor
+        setattr(sys, name, os.fdopen(nothing, mode, encoding="utf-8"))
+
+
+def stdout_is_closed() -> bool:
+    """Whether whoever called the program has closed its stdout: rows that are to go there would be lost."""
+    return "stdout" in _was_closed
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import click
 from mixcoder.cli import outputs
 from mixcoder.cli.console import align, count, emit, number, progress
 from mixcoder.cli.options import (
+    IntegerWithin,
+    NumberWithin,
     debug_option,
     engine_options,
     force_option,
@@ -24,7 +26,7 @@ COVARIANCES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical
 
 @click.command("fit", short_help="Rows to a model file.")
 @click.argument("data", metavar="DATA...", nargs=-1, required=True)
-@click.option("-k", "--components", type=click.IntRange(min=1), required=True, help="How many components.")
+@click.option("-k", "--components", type=IntegerWithin(min=1), required=True, help="How many components.")
 @click.option(
     "--model",
     default="gaussian",
@@ -36,12 +38,12 @@ COVARIANCES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical
     "-o", "--out", metavar="FILE", default="model.mixcoder", show_default=True, help="Where the model goes."
 )
 @seed_option
-@click.option("--max-iter", type=click.IntRange(min=1), help="Stop after so many iterations.")
-@click.option("--tol", type=click.FloatRange(min=0.0), help="Stop when the bound rises by less.")
-@click.option("--n-init", type=click.IntRange(min=1), help="Starts, of which the best is kept.")
+@click.option("--max-iter", type=IntegerWithin(min=1), help="Stop after so many iterations.")
+@click.option("--tol", type=NumberWithin(min=0.0), help="Stop when the bound rises by less.")
+@click.option("--n-init", type=IntegerWithin(min=1), help="Starts, of which the best is kept.")
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0.0),
+    type=NumberWithin(min=0.0),
     help="Of the codes: 1 is EM, 0 is hard EM, between and above softargmax (default: 1).",
 )
 @click.option(
@@ -55,7 +57,7 @@ COVARIANCES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical
 @click.option(
     "--checkpoint-every",
     metavar="SECONDS",
-    type=click.FloatRange(min=0.0),
+    type=NumberWithin(min=0.0),
     default=60.0,
     show_default=True,
     help="How often.",

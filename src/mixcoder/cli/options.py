@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 __all__ = [
+    "IntegerWithin",
+    "NumberWithin",
     "columns_option",
     "debug_option",
     "engine_options",
@@ -19,6 +21,18 @@ __all__ = [
     "reading_options",
     "seed_option",
 ]
+
+
+class IntegerWithin(click.IntRange):
+    """An integer within bounds; click calls the type "integer range", as if ranges could be given."""
+
+    name = "integer"
+
+
+class NumberWithin(click.FloatRange):
+    """A number within bounds."""
+
+    name = "number"
 
 
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -59,7 +73,7 @@ header_option = click.option(
     help="Whether line 1 of a CSV names the columns (default: seen from its cells).",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same result."
+    "--seed", type=IntegerWithin(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same result."
 )
 
 
@@ -83,7 +97,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="Who computes; the model is the same.",
     )
-    workers = click.option("--workers", type=click.IntRange(min=1), help="Processes of --engine processes.")
+    workers = click.option("--workers", type=IntegerWithin(min=1), help="Processes of --engine processes.")
     scheduler = click.option(
         "--scheduler", metavar="ADDRESS", help="Of --engine dask, as in tcp://host:8786."
     )

@@ -3,13 +3,15 @@
 import contextlib
 import importlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
+from mixcoder._drafts import draft_beside, remove_stale_drafts
+from mixcoder.cli.console import stdout_is_closed
 
 __all__ = ["claim", "claim_table", "replace_atomically"]
 
@@ -52,6 +54,8 @@ def claim_table(
     if path == "-":
         if as_json:
             raise click.UsageError("-o - and --json both write to stdout: choose one.")
+        if stdout_is_closed():
+            raise click.UsageError("-o - writes to stdout, which is closed: give --out a name.")
         return None
     kind = tables.extension(path)
     if kind is None:
@@ -72,7 +76,7 @@ def replace_atomically(target: Path, *, force: bool) -> Iterator[Path]:
 
     Without ``force`` a file that has appeared there in the meantime is left alone, and an error is raised.
     """
-    draft = target.with_name(f".mixcoder-{secrets.token_hex(8)}.tmp")
+    draft = draft_beside(target)
     try:
         yield draft
         with open(draft, "rb+") as stream:
@@ -85,6 +89,7 @@ def replace_atomically(target: Path, *, force: bool) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             draft.unlink()
+    remove_stale_drafts(target.parent)
 
 
 def _link(draft: Path, target: Path) -> None:

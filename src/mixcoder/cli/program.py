@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mixcoder.cli.console import warnings_as_lines
+from mixcoder.cli.console import open_standard_streams, warnings_as_lines
 from mixcoder.errors import DataError, EngineError, FitError, ModelFileError
 
 __all__ = ["COMMANDS", "EXIT_CODES", "Program", "main"]
@@ -84,7 +84,10 @@ class Program(click.Group):
         if not standalone_mode or "_MIXCODER_COMPLETE" in os.environ:
             return super().main(args, prog_name, complete_var, standalone_mode, **extra)
         words = sys.argv[1:] if args is None else list(args)
-        sys.exit(self._run(words, prog_name or "mixcoder", extra))
+        open_standard_streams()
+        # Without a word the help is the answer, but nothing was asked for.
+        code = self._run(list(words) or ["--help"], prog_name or "mixcoder", extra)
+        sys.exit(code if words else code or USAGE)
 
     def _run(self, words: list[str], prog_name: str, extra: dict[str, Any]) -> int:
         ctx: click.Context | None = None

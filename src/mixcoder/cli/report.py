@@ -12,6 +12,7 @@ import click
 from mixcoder.cli import outputs
 from mixcoder.cli.console import align, count, emit, number, progress
 from mixcoder.cli.options import (
+    IntegerWithin,
     debug_option,
     force_option,
     json_option,
@@ -34,11 +35,11 @@ SQUARE = 64
     "-o", "--out", metavar="FILE", default="report.html", show_default=True, help="Where the page goes."
 )
 @click.option(
-    "-k", "--components", type=click.IntRange(min=1), help="How many components (default: chosen by BIC)."
+    "-k", "--components", type=IntegerWithin(min=1), help="How many components (default: chosen by BIC)."
 )
 @click.option(
     "--most",
-    type=click.IntRange(min=1, max=100),
+    type=IntegerWithin(min=1, max=100),
     help="The largest number of components to try (default: 9, up to 20 while more are better).",
 )
 @click.option("--covariance", type=click.Choice(COVARIANCES), help="Of the mixture (default: chosen by BIC).")

@@ -10,7 +10,14 @@ import click
 
 from mixcoder.cli import outputs
 from mixcoder.cli.console import align, count, emit, number, progress
-from mixcoder.cli.options import debug_option, force_option, json_option, quiet_option
+from mixcoder.cli.options import (
+    IntegerWithin,
+    NumberWithin,
+    debug_option,
+    force_option,
+    json_option,
+    quiet_option,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,20 +37,20 @@ __all__ = ["command"]
 @click.option(
     "--noise",
     metavar="STD",
-    type=click.FloatRange(min=0),
+    type=NumberWithin(min=0),
     help="Standard deviation of its noise, in the numbers of the file (0..255, 0..65535, or 0..1).",
 )
 @click.option("--mask", metavar="FILE", help="Fill in the pixels where this image is black (or false).")
 @click.option(
     "--blur",
     metavar="STD",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberWithin(min=0, min_open=True),
     help="Take away a normal blur, its standard deviation in pixels.",
 )
 @click.option(
     "--kernel", metavar="FILE", help="Take away the blur with this kernel, a small image or matrix."
 )
-@click.option("--factor", metavar="N", type=click.IntRange(min=2), help="Enlarge it so many times.")
+@click.option("--factor", metavar="N", type=IntegerWithin(min=2), help="Enlarge it so many times.")
 @click.option(
     "-m", "--model", metavar="MODEL", help="A mixture of patches (default: the one that comes along)."
 )

@@ -5,6 +5,7 @@ import click
 from mixcoder.cli import outputs
 from mixcoder.cli.console import align, count, emit
 from mixcoder.cli.options import (
+    IntegerWithin,
     debug_option,
     force_option,
     json_option,
@@ -17,7 +18,7 @@ __all__ = ["command"]
 
 @click.command("sample", short_help="Rows that a model generates.")
 @click.argument("model", metavar="MODEL")
-@click.option("-n", "--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="How many.")
+@click.option("-n", "--rows", type=IntegerWithin(min=1), default=1000, show_default=True, help="How many.")
 @out_option(True, "Where the rows go")
 @click.option("--codes", metavar="FILE", help="Where the component of each row goes.")
 @seed_option

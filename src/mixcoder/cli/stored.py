@@ -44,6 +44,9 @@ def open_stored(paths: Sequence[str], **options: Any) -> Any:
         return open_blocks(list(paths), **options)
     except FileNotFoundError as error:
         raise DataError(f"{click.format_filename(str(error.filename))}: no such file.") from error
+    except DataError as error:
+        # The library says how to call it; here it is an option that does so.
+        raise DataError(str(error).replace("columns=[...]", "--columns A,B,...")) from error
     except ImportError as error:
         raise DataError(f"{click.format_filename(paths[0])}: {error}") from error
 

@@ -769,7 +769,7 @@ def _stdin() -> bytes:
     stream: BinaryIO = sys.stdin.buffer
     content = stream.read()
     if not content.strip():
-        raise DataError("standard input is empty.")
+        raise DataError("standard input is empty, or closed.")
     return content
 
 

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from mixcoder._drafts import draft_beside
 from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.sources import FileSource, Source, TensorSource
@@ -37,7 +37,7 @@ def write_codes(
     """
     target = Path(os.path.realpath(folder))
     _require_free(target, overwrite=overwrite)
-    draft = target.with_name(f".mixcoder-{secrets.token_hex(8)}.tmp")
+    draft = draft_beside(target)
     draft.mkdir()
     try:
         manifest = _write_parts(model, source, draft, hard=hard)

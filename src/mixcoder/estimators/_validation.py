@@ -284,6 +284,10 @@ def _rows_of_tensor(estimator: Any, x: Tensor, *, reset: bool, min_rows: int) ->
     x, name = x.detach(), type(estimator).__name__
     if x.is_complex():
         raise DataTypeError("Complex data not supported: X must be real numbers.")
+    if x.is_meta:
+        raise DataTypeError(
+            "X is on the device 'meta', which keeps shapes and no numbers: give rows that have some."
+        )
     if x.layout != torch.strided:
         raise DataTypeError("Sparse data was passed for X, but dense data is required. Use X.to_dense().")
     if x.ndim != 2:

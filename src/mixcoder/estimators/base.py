@@ -8,12 +8,12 @@ import threading
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +63,11 @@ from mixcoder.sources import DaskSource, FileSource, IterableSource, Source, Ten
 # Beyond this many standard deviations from zero, float32 has fewer than two digits left for the data.
 _FLOAT32_OFFSET = 1e5
 
+# A spread of fewer of float32's smallest normal numbers has too few digits to tell rows by, and one over it overflows.
+_LEAST_SPREAD = 16
+
+_NAMED_COMPONENTS = 10
+
 _BLOCK = 1 << 14
 
 # Iterations from one line of a verbose fit to the next, where the estimator does not say.
@@ -83,6 +88,10 @@ class _Scratch(threading.local):
 
 _scratch = _Scratch()
 
+# How to store a fit is the caller's business, none that scikit-learn could route metadata to. For the classes whose
+# ``fit`` takes these alone: scikit-learn refuses to forget what a method does not take.
+NOT_ROUTED = dict.fromkeys(("checkpoint", "checkpoint_every", "resume"), UNUSED)
+
 
 class AutoencoderEstimator(
     CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
@@ -95,12 +104,6 @@ class AutoencoderEstimator(
     model_: MixtureAutoencoder
     history_: dict[str, Any]
 
-    # How to store a fit is the caller's business, none that scikit-learn could route metadata to.
-    __metadata_request__fit: ClassVar[dict[str, str]] = dict.fromkeys(
-        ("checkpoint", "checkpoint_every", "resume"), UNUSED
-    )
-    __metadata_request__partial_fit: ClassVar[dict[str, str]] = {"maximize": UNUSED}
-
     _checkpoint: Checkpoint | None = None  # of the fit that is running
 
     @classmethod
@@ -108,6 +111,21 @@ class AutoencoderEstimator(
     def _get_param_names(cls) -> list[str]:
         # scikit-learn reads the signature again for every fit: a tenth of what a small one takes.
         return super()._get_param_names()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except AttributeError:
+            if not isinstance(getattr(type(self), name, None), property):
+                raise
+            kind = type(self).__name__
+            makers = [way for way in ("from_parameters", "from_codebook") if hasattr(type(self), way)]
+            remedy = (
+                f"make a model with {kind}.{makers[0]}(...)" if makers else "fit from a start of your own"
+            )
+            raise AttributeError(
+                f"{name} of {kind} is what a fit has found, and cannot be set: {remedy}."
+            ) from None
 
     @property
     @abstractmethod
@@ -214,6 +232,10 @@ class AutoencoderEstimator(
         """Write the fitted estimator to one file and return the SHA-256 of its content.
 
         The file is replaced whole or not at all. Read it back with :func:`mixcoder.load`.
+
+        Functions and random states have no place in a file that never runs code: a parameter that is one (a callable
+        ``init`` or ``init_params``, a ``RandomState``) has its default after ``load``, as in ``"auto"`` or ``None``.
+        What was fitted is the same to the last bit.
         """
         from mixcoder.estimators._persistence import save
 
@@ -374,16 +396,21 @@ class AutoencoderEstimator(
             )
 
     def _require_representable(self, problem: Problem, dtype: torch.dtype) -> None:
-        """Raise a DataError where squares of the rows, in their own units, are beyond a dtype."""
+        """Raise a DataError where squares of the rows, in their own units, or the rows are beyond their dtype."""
         spread, limit = 1.0 / problem.frame.scale, torch.finfo(dtype)
         name = str(dtype).removeprefix("torch.")
-        worst = int(spread.argmax())
+        worst, least = int(spread.argmax()), int(spread.argmin())
         if bool(spread[worst].square() > limit.max / 64):
             raise DataError(
                 f"{label_of(self, worst).capitalize()} has a spread near {float(spread[worst]):.1e}, whose square "
                 f"overflows {name}: rescale the data, for example divide by {float(spread[worst]):.0e}."
             )
-        least = int(spread.argmin())
+        single = torch.finfo(torch.float32)
+        if problem.source.dtype == torch.float32 and bool(spread[least] < _LEAST_SPREAD * single.tiny):
+            raise DataError(
+                f"{label_of(self, least).capitalize()} has a spread near {float(spread[least]):.1e}, where float32 has "
+                "lost its digits: before the data are stored so, keep them in float64 or rescale them."
+            )
         if bool(spread[least].square() < 64 * limit.tiny):
             warnings.warn(
                 f"{label_of(self, least).capitalize()} has a spread near {float(spread[least]):.1e}, whose square "
@@ -427,9 +454,13 @@ class AutoencoderEstimator(
         return self.random_state if self._checkpoint is None else self._checkpoint.seed  # type: ignore[attr-defined]
 
     def _attribute(self, value: Tensor) -> Any:
-        """Return a fitted quantity in the dtype and kind of the training rows."""
+        """Return a fitted quantity in the dtype and kind of the training rows; NumPy arrays are read-only."""
         value = value.to(self._dtype())
-        return value if self._from_torch else value.numpy(force=True)
+        if self._from_torch:
+            return value
+        array = value.numpy(force=True)
+        array.flags.writeable = False  # what is written into it would change no answer of the model
+        return array
 
     def _keep(self, result: FitResult) -> None:
         """Set the attributes that every fit leaves."""
@@ -465,22 +496,17 @@ class AutoencoderEstimator(
             remarks.append((PrecisionWarning, told))
         if result.refilled:
             told = (
-                f"Components {list(result.refilled)} lost their rows during the fit and were given those that "
+                f"{components_in_words(result.refilled)} lost their rows during the fit and were given those that "
                 f"the others explained worst; {name} may do with fewer components."
             )
             remarks.append((DegenerateComponentWarning, told))
         unused = torch.nonzero(result.model.log_weights.isneginf())[:, 0].tolist()
         if unused:
-            told = f"Components {unused} are not needed: their weight is zero. Ask for fewer components."
+            told = f"{components_in_words(unused)} are not needed: their weight is zero. Ask for fewer components."
             remarks.append((DegenerateComponentWarning, told))
         collapsed = describe(result.model, problem.floor_variances)
         if collapsed:
-            told = (
-                f"Components {collapsed} collapsed onto the variance floor in some direction: their rows hardly "
-                "vary there (few rows, copies of one, or a column that is constant among them). Fewer components, a "
-                "simpler covariance or a larger floor avoid it."
-            )
-            remarks.append((DegenerateComponentWarning, told))
+            remarks.append((DegenerateComponentWarning, collapse_of(collapsed)))
         if seen.n_empty:
             told = f"Rows without any value: {seen.n_empty} of {source.n_rows}. They are left out of the fit."
             remarks.append((EmptyRowWarning, told))
@@ -538,6 +564,29 @@ class AutoencoderEstimator(
         return tags
 
 
+def collapse_of(components: Sequence[int]) -> str:
+    """Return what is said of components on the variance floor."""
+    return (
+        f"{components_in_words(components)} collapsed onto the variance floor in some direction: their rows hardly "
+        "vary there (few rows, copies of one, or a column that is constant among them). Fewer components, a simpler "
+        "covariance or a larger floor avoid it."
+    )
+
+
+def components_in_words(components: Sequence[int]) -> str:
+    """Return the numbers of components as a message names them: the first ten, and how many there are beside.
+
+    Examples
+    --------
+    >>> components_in_words([0, 2])
+    'Components [0, 2]'
+    >>> components_in_words(range(12))
+    'Components [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] and 2 more'
+    """
+    shown, more = list(components)[:_NAMED_COMPONENTS], len(components) - _NAMED_COMPONENTS
+    return f"Components {shown}" + (f" and {more} more" if more > 0 else "")
+
+
 def _memory_of(device: torch.device) -> float:
     """Return the bytes of memory of a device; infinity where that cannot be told."""
     if device.type == "cuda":
@@ -564,4 +613,12 @@ def on_device(model: MixtureAutoencoder, device: torch.device) -> MixtureAutoenc
     return model if model.device == device else model.to(device)
 
 
-__all__ = ["AutoencoderEstimator", "few_threads", "on_device", "stored"]
+__all__ = [
+    "NOT_ROUTED",
+    "AutoencoderEstimator",
+    "collapse_of",
+    "components_in_words",
+    "few_threads",
+    "on_device",
+    "stored",
+]

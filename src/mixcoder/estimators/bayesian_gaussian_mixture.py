@@ -258,6 +258,7 @@ class BayesianGaussianMixture(GaussianEstimator):
     partial_fit = _NotOffered(
         "how much a stream outweighs its prior depends on its length; fit open_blocks(...)."
     )
+    set_partial_fit_request = _NotOffered("there is no partial_fit here.")
     bic = _NotOffered("lower_bound_ already pays for every parameter; compare that.")
     aic = _NotOffered("lower_bound_ already pays for every parameter; compare that.")
     icl = _NotOffered("lower_bound_ already pays for every parameter; compare that.")

@@ -25,7 +25,7 @@ from mixcoder.estimators._checkpoint import checkpointed
 from mixcoder.estimators._exchange import codebook_of
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, like_input, numbers_of, weights_of
-from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
+from mixcoder.estimators.base import NOT_ROUTED, AutoencoderEstimator, few_threads, on_device, stored
 from mixcoder.fitting.annealing import AnnealingTrace, InterruptedAnnealing
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit
@@ -129,6 +129,8 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         "algorithm": [StrOptions({"lloyd", "elkan"})],
         "on_interrupt": [StrOptions({"raise", "keep"})],
     }
+
+    __metadata_request__fit: ClassVar[dict[str, str]] = NOT_ROUTED
 
     def __init__(
         self,

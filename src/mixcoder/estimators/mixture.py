@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import MISSING, fields, replace
 from functools import partial
@@ -19,6 +19,7 @@ from sklearn.base import _fit_context as fit_context  # type: ignore[attr-define
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metadata_routing import UNUSED
 from torch import Tensor
 
 from mixcoder import components
@@ -26,14 +27,21 @@ from mixcoder._typing import HardCode
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
 from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
-from mixcoder.errors import DataError
+from mixcoder.errors import DataError, DegenerateComponentWarning
 from mixcoder.estimators._annealing import Annealing, schedule_of
 from mixcoder.estimators._callbacks import IterationTask, all_or_nothing, with_callbacks
 from mixcoder.estimators._checkpoint import checkpointed
 from mixcoder.estimators._frames import rows_out
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import Number, as_tensor, like_input, numbers_of, rows_of, weights_of
-from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device, stored
+from mixcoder.estimators.base import (
+    NOT_ROUTED,
+    AutoencoderEstimator,
+    collapse_of,
+    few_threads,
+    on_device,
+    stored,
+)
 from mixcoder.fitting.alternate import FitResult, gain_below
 from mixcoder.fitting.em import Problem, Totals
 from mixcoder.fitting.fit import Budget, Start, fit, found_start, prepare, start_from_code
@@ -95,6 +103,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         "on_interrupt": [StrOptions({"raise", "keep"})],
         "step_exponent": [Number(Real, 0.5, 1.0, closed="right")],
     }
+
+    __metadata_request__fit: ClassVar[dict[str, str]] = NOT_ROUTED
+    __metadata_request__partial_fit: ClassVar[dict[str, str]] = {"maximize": UNUSED}
 
     # Constructor parameters that all of them take
     n_components: Any  # an int, or "auto"
@@ -386,6 +397,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         maximises what has waited and its own batch together. That is one iteration of EM over all of these rows, to
         rounding, however they are cut into batches.
 
+        Whenever other components than before stand on the variance floor, a DegenerateComponentWarning says which.
+
         References
         ----------
         Cappe & Moulines (2009), equation 14; Liang & Klein (2009).
@@ -404,6 +417,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             stream = (
                 self._first_stream(source, unit) if fitted is None else self._resumed_stream(source, fitted)
             )
+            before = [] if fitted is None else stream.collapsed
             stream = stream.step(source, maximize=maximize, unit=unit)
             self._let_wait(stream.pending)
             self._sums = None if stream.average is None else stream.average.contiguous()
@@ -414,6 +428,9 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             self.lower_bound_ = stream.bound
             self.lower_bounds_ = list(stream.bounds)
             self.history_ = {"bound": list(stream.bounds)}
+            after = stream.collapsed if maximize else before
+            if after and after != before:  # once, not with every batch
+                warnings.warn(collapse_of(after), DegenerateComponentWarning, stacklevel=3)
         return self
 
     def _let_wait(self, pending: Totals | None) -> None:
@@ -525,7 +542,8 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         generator = torch.Generator(device=model.device).manual_seed(seed)
         rows, index = model.sample(int(n_samples), generator)
-        return self._attribute(rows), (index if self._from_torch else index.numpy(force=True))
+        rows = rows.to(self._dtype())
+        return (rows, index) if self._from_torch else (rows.numpy(force=True), index.numpy(force=True))
 
     # What is seen of a row
 
@@ -739,10 +757,11 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
         Biernacki, Celeux & Govaert (2000).
         """
         model, source = self._asked_rows(X)
-        certainty = 0.0
+        certainty, soft = 0.0, replace(model, encoder=Posterior())
         for block in source.blocks(1 << 14):
-            log_joint = model.log_joint(block.x).double()
-            certainty += float((log_joint.amax(1) - torch.logsumexp(log_joint, 1)).sum())
+            code = soft.encode(block.x)
+            assert isinstance(code, Tensor)
+            certainty += float(code.double().amax(1).log().sum())
         return self.bic(X) - 2.0 * certainty
 
 
@@ -895,6 +914,22 @@ class Mixture(DensityEstimator):
         return code_start(problem, self.init, self.n_components)
 
 
+def require_fittable(estimator: DensityEstimator, X: Any, names: Sequence[str] | None = None) -> None:
+    """Raise, or warn of, what ``fit`` finds in the rows before it begins; the estimator then knows their columns.
+
+    Parameters
+    ----------
+    names : sequence of str, optional
+        What messages call the columns.
+    """
+    source, _ = estimator._source(X, None)
+    if names is not None:
+        estimator.feature_names_in_ = np.asarray(names, dtype=object)
+    family = estimator._family()
+    problem, _ = prepare(source, family, estimator._checked_range(source, family))
+    estimator._require_representable(problem, source.dtype)
+
+
 def _adds_variance(family: Family[Any, Any]) -> bool:
     """Return whether the M-step of a family, or of a part of it, adds to the variances it finds."""
     parts = getattr(family, "parts", ())
@@ -927,4 +962,12 @@ def code_start(problem: Problem, code: Any, n_components: int) -> Start:
     return start_from_code(problem, shares, n_components)
 
 
-__all__ = ["DensityEstimator", "Mixture", "code_start", "encoder_at", "families", "nameable_families"]
+__all__ = [
+    "DensityEstimator",
+    "Mixture",
+    "code_start",
+    "encoder_at",
+    "families",
+    "nameable_families",
+    "require_fittable",
+]

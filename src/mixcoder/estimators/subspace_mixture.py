@@ -21,7 +21,7 @@ from mixcoder.estimators._checkpoint import checkpointed
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._linear_codes import LinearCodes, projected
 from mixcoder.estimators._validation import Number, like_input, weights_of
-from mixcoder.estimators.base import few_threads, on_device, stored
+from mixcoder.estimators.base import NOT_ROUTED, few_threads, on_device, stored
 from mixcoder.estimators.k_means import ClusterSums
 from mixcoder.estimators.linear_mixtures import N_LATENT, family_ranks, ranks_of
 from mixcoder.estimators.mixture import code_start
@@ -116,6 +116,8 @@ class SubspaceMixture(LinearCodes):
         "on_interrupt": [StrOptions({"raise", "keep"})],
         "step_exponent": [Number(Real, 0.5, 1.0, closed="right")],
     }
+
+    __metadata_request__fit: ClassVar[dict[str, str]] = NOT_ROUTED
 
     def __init__(
         self,

@@ -208,7 +208,7 @@ def shift_below(problem: Problem, tol: float) -> StopRule:
     tol : float
         In squared working units.
     """
-    del problem
+    unit = float(problem.variances.mean()) or 1.0
 
     def rule(step: Step) -> str | None:
         old, new = step.params, step.following
@@ -217,7 +217,9 @@ def shift_below(problem: Problem, tol: float) -> StopRule:
         shift = float((new.means - old.means).square().sum())
         if shift == 0.0:
             return "no row changed its cluster"
-        return f"the centres moved by less than tol ({shift:.2g})" if shift <= tol else None
+        if shift > tol:
+            return None
+        return f"the centres' squared move was {shift / unit:.2g} of the mean variance, at most tol={tol / unit:g}"
 
     return rule
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from mixcoder.autoencoder import MixtureAutoencoder, block_rows
+from mixcoder.components import Gaussian
 from mixcoder.components.base import Params
 from mixcoder.encoders import Encoder
 from mixcoder.errors import DataError, FitError
 from mixcoder.fitting.em import Problem, Totals
+from mixcoder.fitting.fit import describe
 from mixcoder.fitting.incomplete import IncompleteProblem
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.gaussian import EMPTY
@@ -97,6 +99,36 @@ class Stream:
     def model(self) -> MixtureAutoencoder:
         """The mixture as it stands."""
         return self.problem.model(self.params, self.log_weights, self.encoder)
+
+    @property
+    def collapsed(self) -> list[int]:
+        """Components that stand on the floor of their family, which is relative to the variances of all rows so far."""
+        return describe(self.model, self._variances())
+
+    def _variances(self) -> Tensor:
+        r"""Return the variance of each feature in working coordinates, as the mixture has it, shape (d,).
+
+        After an M-step that is the one of the sums: :math:`\sum_k \pi_k (\Sigma_k + m_k m_k') - m m'`. Families that
+        do not tell their spreads are taken to have that of the first batch.
+        """
+        own = self._spreads()
+        if own is None:
+            return self.problem.variances
+        means: Tensor = self.params.means  # type: ignore[attr-defined]
+        weights = self.log_weights.exp()
+        centred = means - weights @ means
+        return weights @ (own + centred.square())
+
+    def _spreads(self) -> Tensor | None:
+        """Return the variance of each feature in each component, shape (k, d), where the parameters tell it."""
+        loadings, noise = (getattr(self.params, name, None) for name in ("loadings", "noise_variances"))
+        if isinstance(loadings, Tensor) and isinstance(noise, Tensor):
+            return loadings.square().sum(-1) + (noise if noise.ndim == 2 else noise[:, None])
+        family = self.problem.family
+        if not isinstance(family, Gaussian) or type(family).spreads is Gaussian.spreads:
+            return None
+        spreads = family.spreads(self.params)
+        return spreads.diagonal(dim1=-2, dim2=-1) if spreads.ndim == 3 else spreads
 
     def step(self, batch: Source, *, maximize: bool = True, unit: float = 1.0) -> Stream:
         """Return the stream after one more batch.

@@ -109,6 +109,12 @@ class FileSource(BlockedSource):
                     f"{part.path} has {part.n_features} columns, but {first.path} has {first.n_features}: files that "
                     "are read together hold the same columns."
                 )
+            if (part.names is None) != (first.names is None):
+                named, bare = (first, part) if part.names is None else (part, first)
+                raise DataError(
+                    f"{named.path} names its columns {named.names}, {bare.path} does not: files that are read together "
+                    "name the same columns, or none. Save both in one format."
+                )
             if part.names != first.names:
                 raise DataError(
                     f"The columns of {part.path} are {part.names}, but those of {first.path} are {first.names}: name "
