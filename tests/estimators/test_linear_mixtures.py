@@ -197,3 +197,29 @@ def test_a_rule_that_nobody_knows_is_refused():
     model = fitted(mixcoder.PPCAMixture, wide(d=12), 2, 3, max_iter=5)
     with pytest.raises(ValueError, match="rule must be"):
         model.encode_latent(wide(d=12), rule="best")
+
+
+@pytest.mark.parametrize("cls", [mixcoder.PPCAMixture, mixcoder.SubspaceMixture])
+def test_as_many_axes_are_found_as_there_are(cls):
+    """More than are looked for first."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(900, 40)) @ rng.normal(size=(40, 60)) + 0.1 * rng.normal(size=(900, 60))
+    assert cls(1, "auto", random_state=0).fit(x).n_latent_.tolist() == [40]
+
+
+@pytest.mark.parametrize("cls", [mixcoder.PPCAMixture, mixcoder.FactorAnalyzerMixture])
+def test_regression_of_one_column_on_all_others(cls):
+    """Fewer columns than a plane has axes are left: the same densities, of full covariances."""
+    x = wide(d=8)
+    model = fitted(cls, x, 2, 3, max_iter=30)
+    rest = np.arange(7)
+    for row in x[:5]:
+        given = model.condition(rest, row[:7])
+        expected = (given.weights_ @ given.means_).item()
+        assert expected == pytest.approx(model.impute(np.append(row[:7], np.nan)[None])[0, 7], rel=1e-9)
+        # p(x_b | x_a) p(x_a) = p(x)
+        joint = given.score_samples(row[None, 7:]) + model.marginal(rest).score_samples(row[None, :7])
+        assert joint == pytest.approx(model.score_samples(row[None]), rel=1e-9)
+    few = model.marginal([5, 2])
+    assert isinstance(few, mixcoder.GaussianMixture)
+    assert few.score_samples(x[:3][:, [5, 2]]).shape == (3,)

@@ -17,10 +17,11 @@ from mixcoder.encoders import Annealed, Encoder, Truncated
 from mixcoder.estimators._lazy import lazily
 from mixcoder.estimators._linear_codes import LinearCodes, noise_of, projected
 from mixcoder.estimators._validation import Number, like_input
+from mixcoder.estimators.gaussian_mixture import GaussianMixture
 from mixcoder.estimators.mixture import DensityEstimator, Mixture, encoder_at
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Start, fit
-from mixcoder.fitting.ranks import most_axes, ranked, with_ranks
+from mixcoder.fitting.ranks import with_chosen_ranks, with_ranks
 
 _BLOCK = 1 << 13
 
@@ -121,22 +122,23 @@ class LinearMixture(LinearCodes, Mixture):
         asked = ranks_of(self.n_latent, int(self.n_components))
         if isinstance(asked, int):
             return problem, given
-        n_rows = unit * problem.total_weight
-        most = (
-            most_axes(n_rows, problem.source.n_features, self.n_components) if asked is None else max(asked)
-        )
-        wide = with_ranks(problem, most)
         n_init = 1 if given is not None and not callable(given) else self.n_init
-        whole = wide.completed()
-        given_wide = None if given is None else self._given_start(whole)
 
-        def starts(attempt: int) -> Start:
-            if callable(given_wide):
-                return given_wide(attempt)
-            return given_wide or search(whole)
+        def fitted(width: int) -> tuple[Problem, Start]:
+            wide = with_ranks(problem, width)
+            whole = wide.completed()
+            given_wide = None if given is None else self._given_start(whole)
 
-        result = fit(wide, encoder, starts, n_init, self._budget(encoder, given is not None))
-        return ranked(wide, (result.model.params, result.model.log_weights), asked, n_rows)
+            def starts(attempt: int) -> Start:
+                if callable(given_wide):
+                    return given_wide(attempt)
+                return given_wide or search(whole)
+
+            result = fit(wide, encoder, starts, n_init, self._budget(encoder, given is not None))
+            return wide, (result.model.params, result.model.log_weights)
+
+        n_rows, n_features = unit * problem.total_weight, problem.source.n_features
+        return with_chosen_ranks(fitted, asked, n_rows, n_features, int(self.n_components))
 
     @property
     def loadings_(self) -> Any:
@@ -152,6 +154,60 @@ class LinearMixture(LinearCodes, Mixture):
         params: Any = model.params
         noise = noise_of(params) / model.frame.scale[: noise_of(params).shape[1]].square()
         return self._attribute(noise.view_as(params.noise_variances))
+
+    def marginal(self, columns: Any) -> Any:
+        """Return the fitted mixture of some of the features, in the order given: the others are integrated out.
+
+        As that of :class:`GaussianMixture`, and of this class; of no more features than a plane has axes it is a
+        :class:`GaussianMixture`, since nothing is left for noise to be.
+
+        Parameters
+        ----------
+        columns : sequence of int or str
+            Numbers, or names where the mixture was fitted to a table with names.
+        """
+        numbers = self._columns(columns)
+        return (
+            super().marginal(numbers)
+            if self._leaves_planes(len(numbers))
+            else self._dense().marginal(numbers)
+        )
+
+    def condition(self, columns: Any, values: Any) -> Any:
+        """Return the fitted mixture of the other features, in their order, given the values of some.
+
+        As that of :class:`GaussianMixture`, and of this class; of no more features than a plane has axes, as in
+        regression of one on all others, it is a :class:`GaussianMixture`.
+
+        Parameters
+        ----------
+        columns : sequence of int or str
+            Numbers or names of what is known.
+        values : array-like, shape (len(columns),)
+            One row of values.
+        """
+        numbers = self._columns(columns)
+        if self._leaves_planes(self._fitted().n_features - len(numbers)):
+            return super().condition(numbers, values)
+        return self._dense().condition(numbers, values)
+
+    def _leaves_planes(self, n_features: int) -> bool:
+        """Return whether components of their rank fit into so many features; or none are left, an error of its own."""
+        params: Any = self._fitted().params
+        return n_features == 0 or n_features > params.loadings.shape[2]
+
+    def _dense(self) -> GaussianMixture:
+        """Return the same mixture with covariances written out."""
+        model = self._fitted()
+        params: Any = model.params
+        noise = noise_of(params).expand(-1, model.n_features)
+        covariances = params.loadings @ params.loadings.mT + torch.diag_embed(noise)
+        covariances = covariances / (model.frame.scale[:, None] * model.frame.scale)
+        dense = GaussianMixture.from_parameters(model.log_weights.exp(), model.prototypes(), covariances)
+        for name in ("feature_names_in_", "_dtype_name", "_from_torch"):
+            if hasattr(self, name):
+                setattr(dense, name, getattr(self, name))
+        return dense
 
     @lazily
     def reconstruct(self, X: Any, *, rule: str = "posterior") -> Any:
@@ -199,7 +255,7 @@ class PPCAMixture(LinearMixture):
     n_latent : int, list of int or "auto", default=1
         q, the dimension of the planes, less than the number of features; one for all, one a component, or chosen: a fit
         with many axes is followed by one in which each component keeps the number that the Bayesian information
-        criterion of its own spectrum prefers.
+        criterion of its own spectrum prefers, a quarter of the rows of an average component at most.
     noise : {"component", "shared"}, default="component"
         Whether each component has its own s^2, or all have one.
     shrinkage : float, default=0

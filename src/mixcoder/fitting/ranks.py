@@ -17,8 +17,8 @@ from mixcoder.fitting.fit import Start
 from mixcoder.ops import low_rank
 from mixcoder.ops.gaussian import variance_floor
 
-# Most axes that are looked for, and rows of an average component that each must have.
-_MOST_AXES = 32
+# Axes that are looked for first, and rows of an average component that each must have.
+_FIRST_AXES = 32
 _ROWS_PER_AXIS = 4
 
 # EM steps of a factor analysis of a covariance.
@@ -27,7 +27,31 @@ _FACTOR_STEPS = 200
 
 def most_axes(n_rows: float, n_features: int, n_components: int) -> int:
     """Return the largest rank that rows of so many features can tell."""
-    return max(1, min(n_features - 1, _MOST_AXES, round(n_rows) // (_ROWS_PER_AXIS * n_components)))
+    return max(1, min(n_features - 1, round(n_rows) // (_ROWS_PER_AXIS * n_components)))
+
+
+def with_chosen_ranks(
+    fitted: Callable[[int], tuple[Problem, Start]],
+    ranks: tuple[int, ...] | None,
+    n_rows: float,
+    n_features: int,
+    n_components: int,
+) -> tuple[Problem, Start]:
+    """Return what ``ranked`` makes of fits wide enough: with more axes while some component keeps all of them.
+
+    Parameters
+    ----------
+    fitted : callable
+        From a rank to a problem with it, and the parameters and log-weights of its fit.
+    """
+    most = most_axes(n_rows, n_features, n_components) if ranks is None else max(ranks)
+    width = most if ranks is not None else min(_FIRST_AXES, most)
+    while True:
+        found = ranked(*fitted(width), ranks, n_rows)
+        kept: Any = found[0].family
+        if width == most or max(kept.n_latent) < width:
+            return found
+        width = min(2 * width, most)
 
 
 def with_ranks(problem: Problem, n_latent: int | tuple[int, ...]) -> Problem:

@@ -15,7 +15,7 @@ from mixcoder.encoders import Argmax
 from mixcoder.fitting.alternate import Step, StopRule, gain_below
 from mixcoder.fitting.em import Problem
 from mixcoder.fitting.fit import Budget, Start, fit
-from mixcoder.fitting.ranks import most_axes, ranked, with_ranks
+from mixcoder.fitting.ranks import with_chosen_ranks, with_ranks
 from mixcoder.ops import low_rank
 
 # Smallest noise variance, as a share of that of the data, in whose units distances are counted.
@@ -94,12 +94,15 @@ def ranked_planes(
     A flat prior on z cannot tell ranks, the larger is always nearer: a fit of :class:`PPCA` chooses. Ranks that are
     given are put in the order that suits its components.
     """
-    most = max(ranks) if ranks is not None else most_axes(n_rows, problem.source.n_features, n_components)
-    wide = replace(problem, family=PPCA(most), fixed_weights=False)
     budget = Budget(max_iter=_RANK_STEPS, stop=gain_below(_RANK_GAIN))
-    result = fit(wide, Argmax(), lambda attempt: start(wide), n_init, budget)
-    found, (params, log_weights) = ranked(
-        wide, (result.model.params, result.model.log_weights), ranks, n_rows
+
+    def fitted(width: int) -> tuple[Problem, Start]:
+        wide = replace(problem, family=PPCA(width), fixed_weights=False)
+        result = fit(wide, Argmax(), lambda attempt: start(wide), n_init, budget)
+        return wide, (result.model.params, result.model.log_weights)
+
+    found, (params, log_weights) = with_chosen_ranks(
+        fitted, ranks, n_rows, problem.source.n_features, n_components
     )
     assert isinstance(params, PPCAParams)
     assert isinstance(found.family, PPCA)
