@@ -57,6 +57,11 @@ class ModelAverage:
     gap : float
         Nats a row by which other weights could at most raise the criterion of ``stacking``; else 0.
 
+    Notes
+    -----
+    There is no ``fit``: the models are fitted before. :func:`sklearn.base.clone` returns an average of the same fitted
+    models.
+
     See Also
     --------
     from_rows : weights from rows.
@@ -258,6 +263,24 @@ class ModelAverage:
             # scikit-learn's rows come sorted by component.
             rows[chosen] = rng.permutation(drawn)
         return rows, index
+
+    def save(self, path: Any, *, overwrite: bool = True) -> str:
+        """Write the average and all of its models to one file and return the SHA-256 of its content.
+
+        The file is replaced whole or not at all. Read it back with :func:`mixcoder.load`.
+
+        Raises
+        ------
+        UnknownModelError
+            A model is not one of this library's; such an average can be pickled.
+        """
+        from mixcoder.estimators._persistence import save
+
+        return save(self, path, overwrite=overwrite)
+
+    def __sklearn_clone__(self) -> Self:
+        """Return an average of the same models: it has nothing that a fit would learn anew."""
+        return copy(self)
 
     def _log_joint(self, X: Any) -> Tensor:
         log_densities = _log_densities(self.models, X)
