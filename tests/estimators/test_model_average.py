@@ -16,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 
 import mixcoder
 from mixcoder import BayesianGaussianMixture, EmbeddedMixture, GaussianMixture, KMeans, Mixture, ModelAverage
-from mixcoder.errors import CorruptModelError, DataError, UnknownModelError
+from mixcoder.errors import CorruptModelError, DataError, DataTypeError, UnknownModelError
 from mixcoder.estimators.model_average import stacking_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -321,3 +321,14 @@ def test_a_file_takes_only_models_of_this_library_and_weights_that_sum_to_one(mo
         mixcoder.modelfile.write(path, file.kind, {**file.arrays, "log_weights": wrong}, file.metadata)
         with pytest.raises(CorruptModelError, match="ModelAverage"):
             mixcoder.load(path)
+
+
+@pytest.mark.parametrize("evidence", [["a", "b"], None, [1j, 0.0]])
+def test_what_is_no_evidence_is_refused_by_name(models, evidence):
+    with pytest.raises(DataTypeError, match="log_evidence must be numbers"):
+        ModelAverage(models[:2], evidence)
+    with pytest.raises(TypeError, match="sequence of fitted models, got GaussianMixture"):
+        ModelAverage(models[0], [0.0])
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="at least one sample"):
+            ModelAverage(models[:2], [0.0, -np.inf]).sample(n)

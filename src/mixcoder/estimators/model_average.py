@@ -247,6 +247,10 @@ class ModelAverage:
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Any]:
         """Return random rows, shape (n_samples, n_features), and the model of each, shape (n_samples,)."""
+        if n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': {n_samples}. The sampling requires at least one sample."
+            )
         rng = check_random_state(random_state)
         index = rng.choice(len(self.models), size=int(n_samples), p=self.weights / self.weights.sum())
         rows: np.ndarray[Any, Any] | None = None
@@ -362,6 +366,10 @@ class _Shares(Statistics):
 
 def _checked(models: Sequence[Any]) -> tuple[Any, ...]:
     """Return the models, all of them fitted densities of the same features."""
+    if not isinstance(models, Sequence):
+        raise TypeError(
+            f"models must be a sequence of fitted models, got {type(models).__name__}: put it in a list."
+        )
     models = tuple(models)
     if not models:
         raise ValueError("ModelAverage needs at least one fitted model, got none.")
@@ -432,12 +440,20 @@ def _means_of(model: Any) -> Tensor:
 
 
 def _vector(values: Any, n: int, name: str, *, finite: bool = True) -> Tensor:
-    numbers = numbers_of(values, name) if finite else _tensor(values)
+    numbers = numbers_of(values, name) if finite else _extended(values, name)
     if tuple(numbers.shape) != (n,):
         raise ValueError(f"{name} must have shape ({n},), got {tuple(numbers.shape)}.")
     if bool(torch.isnan(numbers).any()):
         raise ValueError(f"{name} contains NaN.")
     return numbers.to(torch.float64)
+
+
+def _extended(values: Any, name: str) -> Tensor:
+    """Return numbers that may be infinite or NaN, float64."""
+    numbers = values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)
+    finite = np.nan_to_num(numbers) if numbers.dtype.kind == "f" else numbers
+    numbers_of(None if values is None else finite, name)  # refuses what is no number
+    return as_tensor(numbers.astype(np.float64))
 
 
 __all__ = ["ModelAverage", "stacking_weights"]
