@@ -280,3 +280,5 @@ def test_anchors_are_placed_up_to_the_largest_distance_and_refused_beyond(kernel
         for encode in (encode_embedded, encode_exact):
             with pytest.raises(ValueError, match="nats of each other"):
                 encode(targets, size * unit, kernel)
+    with pytest.raises(ValueError, match="nats of each other"):
+        encode_embedded(targets.float(), 1e30 * unit.float(), kernel)

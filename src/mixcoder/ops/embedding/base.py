@@ -164,8 +164,9 @@ class CodeKernel(ABC):
     def require_near(self, anchors: Tensor) -> None:
         """Raise a ValueError where anchors are so far apart that no step finds the codes between them."""
         # Where the prior or the absorber pulls codes to the origin, distance from there counts as well.
-        middle = torch.zeros_like(anchors[0]) if self.confines else anchors.mean(dim=0)
-        radius = float((anchors / _SAFE - middle / _SAFE).norm(dim=1).amax()) * _SAFE
+        small = anchors.detach().double() / _SAFE
+        middle = torch.zeros_like(small[0]) if self.confines else small.mean(dim=0)
+        radius = float((small - middle).norm(dim=1).amax()) * _SAFE
         nats = self.nats_at(radius)
         if not nats <= MOST_NATS:
             raise ValueError(
