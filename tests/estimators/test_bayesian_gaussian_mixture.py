@@ -733,3 +733,65 @@ def test_a_far_prior_mean_costs_what_its_distance_says(kind):
     degrees = 4 + len(IRIS)
     cost = 0.5 * degrees * n_directions * np.log(100)
     np.testing.assert_allclose(-np.diff(bounds), cost, rtol=1e-4)
+
+
+# Priors beyond what arithmetic holds
+
+
+@pytest.mark.parametrize("weights", TYPES)
+@pytest.mark.parametrize("kind", ["full", "spherical"])
+@pytest.mark.parametrize(
+    "name", ["weight_concentration_prior", "degrees_of_freedom_prior", "mean_precision_prior"]
+)
+def test_the_largest_prior_keeps_a_rising_bound_and_a_larger_one_is_refused_by_name(name, kind, weights):
+    def model(value):
+        settings = {"weight_concentration_prior_type": weights, "covariance_type": kind, name: value}
+        return BayesianGaussianMixture(3, random_state=0, acceleration="none", **settings)
+
+    most = 1e13 if name == "mean_precision_prior" else 1e8
+    bounds = np.array(model(most).fit(IRIS).lower_bounds_)
+    assert np.diff(bounds).min() > -1e-15 * np.abs(bounds).max() - 1e-5
+    for value in (1.01 * most, 1e20, 1e300):
+        with pytest.raises(ValueError, match=f"{name}=.* counts as that many rows.* at most"):
+            model(value).fit(IRIS)
+
+
+@pytest.mark.parametrize("weights", TYPES)
+def test_the_bound_of_a_large_concentration_is_that_of_its_beta_functions(weights):
+    """With one component the weights add their own evidence and nothing else: none, or a ratio of beta functions."""
+
+    def bound(concentration):
+        settings = {"weight_concentration_prior_type": weights, "weight_concentration_prior": concentration}
+        model = BayesianGaussianMixture(1, random_state=0, **settings)
+        return model.fit(IRIS).lower_bound_
+
+    if weights == "dirichlet_distribution":
+        assert bound(1e8) == pytest.approx(bound(1.0), abs=1e-5)
+    else:
+        # log B(1 + N, gamma) - log B(1, gamma) = log N! - sum_{i=1}^{N} log(gamma + i)
+        exact = gammaln(151.0) - np.log(1e8 + np.arange(1, 151)).sum()
+        start = gammaln(151.0) - np.log(1.0 + np.arange(1, 151)).sum()
+        assert bound(1e8) - bound(1.0) == pytest.approx(exact - start, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_tolerance_a_fit_ends_where_the_bound_no_longer_changes_and_says_so(kind):
+    model = BayesianGaussianMixture(
+        3, covariance_type=kind, tol=0.0, max_iter=2000, random_state=0, acceleration="none"
+    ).fit(IRIS)
+    assert model.converged_
+    assert model.stop_reason_ == "the bound no longer changes, to the last digit (tol=0)"
+    assert model.lower_bounds_[-1] == model.lower_bounds_[-2]
+
+
+def test_covariances_in_no_units_of_the_rows_are_refused_by_name():
+    for settings in ({"covariance_prior": 1e300 * np.eye(4)}, {"reg_covar": 1e300}):
+        with pytest.raises(DataError, match=f"{next(iter(settings))} is .* times the variance of the rows"):
+            BayesianGaussianMixture(2, random_state=0, **settings).fit(IRIS)
+
+
+def test_words_of_scikit_learn_come_as_a_data_error():
+    model = BayesianGaussianMixture(2, random_state=0).fit(IRIS)
+    for rows in (IRIS[:0], IRIS[:, :2], IRIS[0]):
+        with pytest.raises(DataError):
+            model.predict(rows)

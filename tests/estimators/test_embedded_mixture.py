@@ -321,3 +321,27 @@ def test_iris_needs_no_warning():
         warnings.simplefilter("error")
         model = EmbeddedMixture(n_components=3, random_state=0, max_iter=200).fit(load_iris().data)
     assert model.converged_
+
+
+@pytest.mark.parametrize("family", ["gaussian_full", "gaussian_tied"])
+@pytest.mark.parametrize("n_axes", [1, 2])
+def test_weights_are_repeated_rows_also_where_the_first_anchors_see_some_rows_only(family, n_axes):
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(5, 3))[rng.integers(0, 5, 1500)] * 4 + rng.normal(size=(1500, 3))
+    counts = rng.integers(0, 4, 1500)
+    model = EmbeddedMixture(family, 4, n_axes, random_state=0)
+    weighted = model.fit(rows, sample_weight=counts).objective(rows)
+    repeated = model.fit(np.repeat(rows, counts, axis=0)).objective(rows)
+    np.testing.assert_allclose(weighted, repeated, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("kernel", ["squared", "distance", "sphere"])
+@pytest.mark.parametrize("size", [1e30, 1e200, 1e300])
+def test_anchors_too_far_apart_for_any_digit_are_refused_at_once(kernel, size):
+    X = load_iris().data
+    far = size * np.random.default_rng(0).standard_normal((3, 2))
+    model = EmbeddedMixture(n_components=3, kernel=kernel, anchors_init=far, random_state=0)
+    with pytest.raises(ValueError, match=r"anchors within 1e\+08 nats.*Divide the anchors"):
+        model.fit(X)
+    with pytest.raises(ValueError, match="make beta smaller"):
+        EmbeddedMixture(n_components=3, kernel=kernel, beta=size, random_state=0).fit(X)

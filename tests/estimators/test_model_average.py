@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from scipy import integrate, optimize, stats
 from scipy.special import logsumexp, softmax
 from sklearn import mixture
+from sklearn.base import clone
 from sklearn.datasets import load_iris, make_blobs
 from sklearn.exceptions import NotFittedError
 
-from mixcoder import BayesianGaussianMixture, GaussianMixture, KMeans, ModelAverage
-from mixcoder.errors import DataError
+import mixcoder
+from mixcoder import BayesianGaussianMixture, EmbeddedMixture, GaussianMixture, KMeans, Mixture, ModelAverage
+from mixcoder.errors import CorruptModelError, DataError, DataTypeError, UnknownModelError
 from mixcoder.estimators.model_average import stacking_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -265,3 +269,66 @@ def test_tensors_answer_with_tensors(models):
 def test_what_cannot_be_averaged_is_refused(models, call, category, message):
     with pytest.raises(category, match=message):
         call(models)
+
+
+def require_same(average, other, X):
+    """Two averages agree in every answer, to the last bit."""
+    np.testing.assert_array_equal(other.weights, average.weights)
+    assert other.gap == average.gap
+    np.testing.assert_array_equal(other.log_prob(X), average.log_prob(X))
+    np.testing.assert_array_equal(other.model_proba(X), average.model_proba(X))
+    for one, two in zip(average.sample(20, random_state=3), other.sample(20, random_state=3), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_copy_a_clone_and_a_pickle_give_the_same_answers(models):
+    average = ModelAverage.from_rows(models, HELD_OUT)
+    for other in (
+        clone(average),
+        pickle.loads(pickle.dumps(average)),
+        clone({"average": average})["average"],
+    ):
+        assert other is not average
+        require_same(average, other, HELD_OUT)
+
+
+def test_one_file_holds_an_average_with_all_of_its_models(models, tmp_path):
+    own = [
+        *models[:5],
+        Mixture("student_t", 2, random_state=0).fit(TRAIN),
+        EmbeddedMixture(n_components=2, n_axes=1, random_state=0).fit(TRAIN),
+    ]
+    for average in (ModelAverage.from_rows(own, HELD_OUT), ModelAverage(own[:3], [0.0, -np.inf, 1.0])):
+        digest = average.save(tmp_path / "average.mixcoder")
+        same = mixcoder.load(tmp_path / "average.mixcoder", expected_sha256=digest)
+        assert [type(m) for m in same.models] == [type(m) for m in average.models]
+        require_same(average, same, HELD_OUT)
+        assert same.save(tmp_path / "again.mixcoder") == digest
+    with pytest.raises(FileExistsError):
+        average.save(tmp_path / "average.mixcoder", overwrite=False)
+
+
+def test_a_file_takes_only_models_of_this_library_and_weights_that_sum_to_one(models, tmp_path):
+    path = tmp_path / "average.mixcoder"
+    with pytest.raises(
+        UnknownModelError, match=r"GaussianMixture is not one of .* of mixcoder; .* pickle it"
+    ):
+        ModelAverage.from_rows(models, HELD_OUT).save(path)
+    assert not path.exists()
+    ModelAverage(models[:2], [0.0, 0.0]).save(path)
+    file = mixcoder.modelfile.read(path)
+    for wrong in (np.log([0.5, 0.6]), np.log([1.0]), np.array([np.nan, 0.0])):
+        mixcoder.modelfile.write(path, file.kind, {**file.arrays, "log_weights": wrong}, file.metadata)
+        with pytest.raises(CorruptModelError, match="ModelAverage"):
+            mixcoder.load(path)
+
+
+@pytest.mark.parametrize("evidence", [["a", "b"], None, [1j, 0.0]])
+def test_what_is_no_evidence_is_refused_by_name(models, evidence):
+    with pytest.raises(DataTypeError, match="log_evidence must be numbers"):
+        ModelAverage(models[:2], evidence)
+    with pytest.raises(TypeError, match="sequence of fitted models, got GaussianMixture"):
+        ModelAverage(models[0], [0.0])
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="at least one sample"):
+            ModelAverage(models[:2], [0.0, -np.inf]).sample(n)

@@ -265,3 +265,22 @@ def test_a_clone_keeps_the_fit_of_a_frozen_model_alone():
     np.testing.assert_array_equal(fitted.embedding_, ParametricEmbedding(model=model).fit(IRIS).embedding_)
     with pytest.raises(NotFittedError):
         clone(ParametricEmbedding(model=model)).fit(IRIS)
+
+
+def test_probabilities_in_place_of_their_logarithms_are_told(log_probabilities):
+    codes = np.exp(log_probabilities - np.logaddexp.reduce(log_probabilities, axis=1, keepdims=True))
+    with pytest.warns(UserWarning, match=r"as probabilities do.* give np\.log\(X\)"):
+        ParametricEmbedding().fit(codes)
+
+
+def test_the_logarithm_of_zero_is_refused_with_what_to_do():
+    sure = np.eye(3)[np.arange(30) % 3]
+    with np.errstate(divide="ignore"), pytest.raises(DataError, match=r"np\.log\(np\.maximum\(p, 1e-300\)\)"):
+        ParametricEmbedding().fit(np.log(sure))
+    map_ = ParametricEmbedding().fit(np.log(np.maximum(sure, 1e-300)))
+    assert np.isfinite(map_.embedding_).all()
+
+
+def test_a_kernel_too_narrow_for_any_digit_is_refused_at_once(log_probabilities):
+    with pytest.raises(ValueError, match="make beta smaller"):
+        ParametricEmbedding(beta=1e300).fit(log_probabilities)

@@ -265,3 +265,20 @@ def test_near_its_maximum_the_unsquared_kernel_bounds_shares_that_the_squared_on
         1 / (1 + math.exp(-1))
     )
     assert not bool(encode_embedded(hot, w, EmbeddingKernel()).exists)
+
+
+@pytest.mark.parametrize("kernel", [EmbeddingKernel(prior=0.1), DistanceKernel(prior=0.1), SphereKernel()])
+def test_anchors_are_placed_up_to_the_largest_distance_and_refused_beyond(kernel):
+    unit = torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]], dtype=F64)
+    unit = unit / unit.norm(dim=1).amax()
+    targets = torch.full((4, 3), 1 / 3, dtype=F64)
+    most = 1e4 if isinstance(kernel, EmbeddingKernel) else 1e8
+    found = encode_embedded(targets, 0.99 * most * unit, kernel)
+    assert bool(found.codes.isfinite().all())
+    assert bool(found.value.isfinite().all())
+    for size in (1.01 * most, 1e160, 1e300):
+        for encode in (encode_embedded, encode_exact):
+            with pytest.raises(ValueError, match="nats of each other"):
+                encode(targets, size * unit, kernel)
+    with pytest.raises(ValueError, match="nats of each other"):
+        encode_embedded(targets.float(), 1e30 * unit.float(), kernel)

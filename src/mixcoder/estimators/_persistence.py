@@ -59,8 +59,7 @@ _ARRAYS = {
 _MAP = "ParametricEmbedding"
 _MAP_ARRAYS = ("anchors_", "embedding_", "n_newton_steps_")
 _MAP_STATE = ("history_", "n_iter_", "gradient_norm_", "converged_")
-_INSIDE = "model."
-"""What the names of the arrays of the model within a map begin with."""
+_AVERAGE = "ModelAverage"
 
 _SUMS = ("FactorAnalyzerMixture", "GaussianMixture", "Mixture", "PPCAMixture", "SubspaceMixture")
 
@@ -95,16 +94,18 @@ def _families() -> dict[str, type[Family[Any, Any]]]:
 
 def save(estimator: Any, path: Any, *, overwrite: bool = True) -> str:
     """Write a fitted estimator to one file; return the SHA-256 of its content."""
-    arrays, metadata = _pack_map(estimator) if type(estimator).__name__ == _MAP else _pack(estimator)
+    pack = {_MAP: _pack_map, _AVERAGE: _pack_average}.get(type(estimator).__name__, _pack)
+    arrays, metadata = pack(estimator)
     return modelfile.write(path, type(estimator).__name__, arrays, metadata, overwrite=overwrite)
 
 
 def _pack(estimator: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
     """Return the arrays and the metadata of a fitted mixture."""
     kind = type(estimator).__name__
-    if kind not in _STATE:
+    if kind not in _STATE or type(estimator) is not _estimators()[kind]:
         raise UnknownModelError(
-            f"{kind} is not one of {sorted(_STATE)}; save an instance of one of these, or pickle it."
+            f"{kind} is not one of {sorted(_STATE)} of mixcoder; save an instance "
+            "of one of these, or pickle it."
         )
     if getattr(estimator, "_pending", None) is not None:
         raise ValueError(
@@ -150,13 +151,7 @@ def _pack_map(estimator: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str
     arrays = {f"state.{name}": np.asarray(_cpu(getattr(estimator, name))) for name in _MAP_ARRAYS}
     parameters = estimator.get_params(deep=False)
     model = parameters.pop("model")
-    frozen = isinstance(model, FrozenEstimator)
-    inner = model.estimator if frozen else model
-    held: dict[str, Any] | None = None
-    if inner is not None:
-        inside, about = _pack(inner)
-        arrays.update({f"{_INSIDE}{name}": array for name, array in inside.items()})
-        held = {"class": type(inner).__name__, "frozen": frozen, "metadata": about}
+    held = None if model is None else _pack_held(model, "model.", arrays)
     metadata = {
         "constructor": {name: {"value": _plain(value)} for name, value in parameters.items()},
         "model": held,
@@ -167,21 +162,52 @@ def _pack_map(estimator: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str
     return arrays, metadata
 
 
+def _pack_average(average: Any) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    """Return the arrays and the metadata of an average, with all of its models."""
+    arrays = {"log_weights": _array(average._log_weights)}
+    held = [_pack_held(model, f"models.{m}.", arrays) for m, model in enumerate(average.models)]
+    return arrays, {"models": held, "gap": float(average.gap)}
+
+
+def _rebuild_average(file: modelfile.ModelFile) -> Any:
+    from mixcoder.estimators.model_average import ModelAverage
+
+    held = file.metadata["models"]
+    models = [_rebuild_held(about, f"models.{m}.", file) for m, about in enumerate(held)]
+    log_weights = torch.from_numpy(file.arrays["log_weights"]).clone()
+    average = ModelAverage(models, log_weights)
+    if abs(float(torch.logsumexp(log_weights, 0))) > 1e-9:
+        raise ValueError("the weights do not sum to one")
+    average._log_weights, average.gap = log_weights, float(file.metadata["gap"])
+    return average
+
+
+def _pack_held(model: Any, prefix: str, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """Return the metadata of a model that another holds; its arrays are added to the other's, under a prefix."""
+    frozen = isinstance(model, FrozenEstimator)
+    inner = model.estimator if frozen else model
+    inside, about = _pack(inner)
+    arrays.update({f"{prefix}{name}": array for name, array in inside.items()})
+    return {"class": type(inner).__name__, "frozen": frozen, "metadata": about}
+
+
+def _rebuild_held(held: Mapping[str, Any], prefix: str, file: modelfile.ModelFile) -> Any:
+    """Return a model that another holds."""
+    known = _estimators()
+    if held["class"] not in known:
+        raise UnknownModelError(f"holds a {held['class']!r}, which is not one of {sorted(known)}")
+    inside = {name.removeprefix(prefix): a for name, a in file.arrays.items() if name.startswith(prefix)}
+    inner = modelfile.ModelFile(kind=held["class"], arrays=inside, metadata=held["metadata"], sha256="")
+    model = _rebuild(known[held["class"]], inner)
+    return FrozenEstimator(model) if held["frozen"] else model
+
+
 def _rebuild_map(file: modelfile.ModelFile) -> Any:
     from mixcoder.estimators.parametric_embedding import ParametricEmbedding
 
-    metadata, model = file.metadata, None
+    metadata = file.metadata
     held = metadata["model"]
-    if held is not None:
-        known = _estimators()
-        if held["class"] not in known:
-            raise UnknownModelError(f"holds a {held['class']!r}, which is not one of {sorted(known)}")
-        inside = {
-            name.removeprefix(_INSIDE): a for name, a in file.arrays.items() if name.startswith(_INSIDE)
-        }
-        inner = modelfile.ModelFile(kind=held["class"], arrays=inside, metadata=held["metadata"], sha256="")
-        model = _rebuild(known[held["class"]], inner)
-        model = FrozenEstimator(model) if held["frozen"] else model
+    model = None if held is None else _rebuild_held(held, "model.", file)
     constructor = {name: packed["value"] for name, packed in metadata["constructor"].items()}
     estimator = ParametricEmbedding(model=model, **constructor)
     estimator._validate_params()
@@ -231,12 +257,13 @@ def load(path: Any, *, expected_sha256: str | None = None) -> Any:
     """
     file = modelfile.read(path, expected_sha256=expected_sha256)
     known = _estimators()
-    if file.kind not in known and file.kind != _MAP:
+    holders = {_MAP: _rebuild_map, _AVERAGE: _rebuild_average}
+    if file.kind not in known and file.kind not in holders:
         raise UnknownModelError(
-            f"{path}: holds a {file.kind!r}, which is not one of {sorted([*known, _MAP])}."
+            f"{path}: holds a {file.kind!r}, which is not one of {sorted([*known, *holders])}."
         )
     try:
-        return _rebuild_map(file) if file.kind == _MAP else _rebuild(known[file.kind], file)
+        return holders[file.kind](file) if file.kind in holders else _rebuild(known[file.kind], file)
     except UnknownModelError as error:
         raise UnknownModelError(f"{path}: {error}") from error
     except Exception as error:

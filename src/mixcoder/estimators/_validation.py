@@ -41,17 +41,28 @@ def rows_of(estimator: Any, x: Any, *, reset: bool, min_rows: int = 1) -> Tensor
         Whether the number and names of features are learned (fit) or compared (predict).
     min_rows : int
         Fewest rows that make sense.
+
+    Raises
+    ------
+    DataError
+        With scikit-learn's own words where it is scikit-learn that refuses them.
     """
     if isinstance(x, Tensor):
         return _rows_of_tensor(estimator, x, reset=reset, min_rows=min_rows)
-    array = validate_data(
-        estimator,
-        checked_table(x),
-        reset=reset,
-        dtype=[np.float64, np.float32],
-        ensure_all_finite=False,
-        ensure_min_samples=min_rows,
-    )
+    table = checked_table(x)
+    try:
+        array = validate_data(
+            estimator,
+            table,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            ensure_min_samples=min_rows,
+        )
+    except TypeError as error:
+        raise DataTypeError(str(error)) from error
+    except ValueError as error:
+        raise DataError(str(error)) from error
     return as_tensor(array)
 
 
@@ -156,11 +167,13 @@ class _LookForBad:
         return _NotFinite(count, block.start + row, column, bool(block.x[row, column].isnan()))
 
 
-def require_finite(estimator: Any, source: Source, limits: Range) -> None:
+def require_finite(
+    estimator: Any, source: Source, limits: Range, remedy: str = "Remove or impute them first."
+) -> None:
     """Raise a DataError that names the first value that is not finite."""
     if limits.finite:
         return
-    _refuse(estimator, source, _LookForBad(may_miss=False), "Remove or impute them first.")
+    _refuse(estimator, source, _LookForBad(may_miss=False), remedy)
 
 
 def require_no_infinity(estimator: Any, source: Source, limits: Range) -> None:

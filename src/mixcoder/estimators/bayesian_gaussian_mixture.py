@@ -54,6 +54,13 @@ _BLOCK = 1 << 12
 # Sums of weights between which prior and rows can be added without losing one or the other to rounding.
 _FEWEST_ROWS, _MOST_ROWS = 1e-3, 1e13
 
+# The bound is a difference of numbers as large as a prior of so many rows, times their logarithm: up to here it keeps
+# six digits of a nat. The precision of a mean is in it by its logarithm alone.
+_LARGEST_PRIOR = 1e8
+_LARGEST_MEAN_PRECISION = 1e13
+
+_MOST_VARIANCES = 1e100
+
 # Squared standard deviations between rows and the prior of the mean, times its precision in rows, that a scatter may
 # hold beside the rows' own: rounding then takes no more than 1e-4 of a variance.
 _MOST_SQUARED_DISTANCE = 1e12
@@ -103,14 +110,15 @@ class BayesianGaussianMixture(GaussianEstimator):
     weight_concentration_prior_type : {"dirichlet_process", "dirichlet_distribution"}
         Default "dirichlet_process".
     weight_concentration_prior : float > 0, optional
-        Concentration of each component, or gamma of the process; default 1 / n_components.
+        Concentration of each component, or gamma of the process; default 1 / n_components. At most 1e8, or the number
+        of rows: beyond, the bound would be rounding.
     mean_precision_prior : float > 0, optional
-        beta_0, how many rows the prior of a mean counts for; default 1.
+        beta_0, how many rows the prior of a mean counts for; default 1, at most 1e13.
     mean_prior : array-like, shape (n_features,), optional
         Default: the mean of the rows. As many standard deviations away from it as cost the covariances their digits,
         1e6 / sqrt(mean_precision_prior), it is refused with a DataError.
     degrees_of_freedom_prior : float > n_features - 1, optional
-        Default n_features.
+        Default n_features; at most 1e8, or the number of rows.
     covariance_prior : array-like or float, optional
         Scatter of the Wishart prior, shape (d, d) for "full" and "tied", (d,) for "diag", a number for
         "spherical"; default the covariance of the rows, in any direction at least 1e-6 of their variances.
@@ -284,6 +292,7 @@ class BayesianGaussianMixture(GaussianEstimator):
                 f"sample_weight says how often each row was seen, but sums to {n_rows:.3g}, which weighs against no "
                 f"prior: give numbers of rows, {_FEWEST_ROWS:g} to {_MOST_ROWS:g} in all."
             )
+        self._check_sizes(n_rows)
         components = self._component_prior(problem, row_weight)
         concentration = self.weight_concentration_prior
         weights = _WEIGHT_PRIORS[self.weight_concentration_prior_type](
@@ -291,6 +300,21 @@ class BayesianGaussianMixture(GaussianEstimator):
         )
         prior = MixturePrior(weights, components, float(self.posterior_temperature))
         return VariationalProblem.over(problem, prior, self.n_components, row_weight)
+
+    def _check_sizes(self, n_rows: float) -> None:
+        """Raise a ValueError where a prior is so large that the bound would have no digits."""
+        sizes = {
+            "weight_concentration_prior": max(_LARGEST_PRIOR, n_rows),
+            "degrees_of_freedom_prior": max(_LARGEST_PRIOR, n_rows),
+            "mean_precision_prior": _LARGEST_MEAN_PRECISION,
+        }
+        for name, most in sizes.items():
+            value = getattr(self, name)
+            if value is not None and float(value) > most:
+                raise ValueError(
+                    f"{name}={float(value):.3g} counts as that many rows, so that rounding hides what the {n_rows:.3g} "
+                    f"given change. Give at most {most:.3g}, which says the same as firmly."
+                )
 
     def _component_prior(self, problem: Problem, row_weight: float) -> NormalWishart[Any]:
         """Return the prior of means and precisions in working units, from the parameters and the rows."""
@@ -320,6 +344,9 @@ class BayesianGaussianMixture(GaussianEstimator):
             shape = _ONE_COVARIANCE[kind]
             given = check_spreads(self.covariance_prior, shape, 1, d, "covariance_prior").to(device)
             scatter = given * _unit_of_scatter(kind, problem.frame)
+            _check_scale("covariance_prior", scatter)
+        if self.reg_covar:
+            _check_scale("reg_covar", float(self.reg_covar) * problem.frame.scale.square())
         return conjugate_prior(
             problem.family,  # type: ignore[arg-type]
             mean=mean,
@@ -525,6 +552,16 @@ def _check_distance(given: Tensor, mean: Tensor, frame: Frame, precision: float 
             f"mean_prior is {distance:.3g} standard deviations from the mean of the rows, with the precision of "
             f"{rows:.3g} rows: no digit of the rows' own covariances is safe beside that. Give a mean_prior in the "
             f"units of the rows, at most {most:.3g} standard deviations away, or a smaller mean_precision_prior."
+        )
+
+
+def _check_scale(name: str, variances: Tensor) -> None:
+    """Raise a DataError where a parameter is no covariance in the units of the rows, its powers overflowing."""
+    ratio = float(variances.abs().amax())
+    if not ratio <= _MOST_VARIANCES:
+        raise DataError(
+            f"{name} is {ratio:.3g} times the variance of the rows, more than arithmetic can square: give it in "
+            "squared units of the rows."
         )
 
 

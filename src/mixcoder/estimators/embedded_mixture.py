@@ -179,7 +179,7 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
         problem, seen = prepare(source, family, limits)
         self._require_representable(problem, source.dtype)
         params, log_weights = found_start(problem, self.n_components, Posterior(), self._generator())
-        joint = JointProblem(problem, kernel, float(self.prior) / unit)
+        joint = JointProblem(problem, kernel, float(self.prior) / unit, unit)
         anchors = self._first_anchors(source)
         if anchors is None:
             anchors = joint.start(params, log_weights, int(self.n_axes))

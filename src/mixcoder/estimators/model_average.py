@@ -57,6 +57,11 @@ class ModelAverage:
     gap : float
         Nats a row by which other weights could at most raise the criterion of ``stacking``; else 0.
 
+    Notes
+    -----
+    There is no ``fit``: the models are fitted before. :func:`sklearn.base.clone` returns an average of the same fitted
+    models.
+
     See Also
     --------
     from_rows : weights from rows.
@@ -242,6 +247,10 @@ class ModelAverage:
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[Any, Any]:
         """Return random rows, shape (n_samples, n_features), and the model of each, shape (n_samples,)."""
+        if n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': {n_samples}. The sampling requires at least one sample."
+            )
         rng = check_random_state(random_state)
         index = rng.choice(len(self.models), size=int(n_samples), p=self.weights / self.weights.sum())
         rows: np.ndarray[Any, Any] | None = None
@@ -258,6 +267,24 @@ class ModelAverage:
             # scikit-learn's rows come sorted by component.
             rows[chosen] = rng.permutation(drawn)
         return rows, index
+
+    def save(self, path: Any, *, overwrite: bool = True) -> str:
+        """Write the average and all of its models to one file and return the SHA-256 of its content.
+
+        The file is replaced whole or not at all. Read it back with :func:`mixcoder.load`.
+
+        Raises
+        ------
+        UnknownModelError
+            A model is not one of this library's; such an average can be pickled.
+        """
+        from mixcoder.estimators._persistence import save
+
+        return save(self, path, overwrite=overwrite)
+
+    def __sklearn_clone__(self) -> Self:
+        """Return an average of the same models: it has nothing that a fit would learn anew."""
+        return copy(self)
 
     def _log_joint(self, X: Any) -> Tensor:
         log_densities = _log_densities(self.models, X)
@@ -339,6 +366,10 @@ class _Shares(Statistics):
 
 def _checked(models: Sequence[Any]) -> tuple[Any, ...]:
     """Return the models, all of them fitted densities of the same features."""
+    if not isinstance(models, Sequence):
+        raise TypeError(
+            f"models must be a sequence of fitted models, got {type(models).__name__}: put it in a list."
+        )
     models = tuple(models)
     if not models:
         raise ValueError("ModelAverage needs at least one fitted model, got none.")
@@ -409,12 +440,20 @@ def _means_of(model: Any) -> Tensor:
 
 
 def _vector(values: Any, n: int, name: str, *, finite: bool = True) -> Tensor:
-    numbers = numbers_of(values, name) if finite else _tensor(values)
+    numbers = numbers_of(values, name) if finite else _extended(values, name)
     if tuple(numbers.shape) != (n,):
         raise ValueError(f"{name} must have shape ({n},), got {tuple(numbers.shape)}.")
     if bool(torch.isnan(numbers).any()):
         raise ValueError(f"{name} contains NaN.")
     return numbers.to(torch.float64)
+
+
+def _extended(values: Any, name: str) -> Tensor:
+    """Return numbers that may be infinite or NaN, float64."""
+    numbers = values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)
+    finite = np.nan_to_num(numbers) if numbers.dtype.kind == "f" else numbers
+    numbers_of(None if values is None else finite, name)  # refuses what is no number
+    return as_tensor(numbers.astype(np.float64))
 
 
 __all__ = ["ModelAverage", "stacking_weights"]

@@ -33,6 +33,10 @@ _BLOCK = 1 << 14
 # Length of its gradient, in nats a unit of the map, at which a place is found.
 _CODE_TOL = 1e-10
 
+_NO_LOGARITHM = (
+    "X are log-probabilities: of zero give the logarithm of a small one, np.log(np.maximum(p, 1e-300))."
+)
+
 # Numbers in the largest array of a block, which is (rows k e).
 _BLOCK_NUMBERS = 1 << 18
 
@@ -247,9 +251,13 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """Return what targets are made of: the rows given, or the probabilities that the model gives them."""
         x = rows_of(self, X, reset=reset)
         source = TensorSource(x)
-        require_finite(self, source, scan_range(source))
+        limits = scan_range(source)
         if self.model is None:
+            require_finite(self, source, limits, _NO_LOGARITHM)
+            if reset:
+                _tell_of_probabilities(x[:_BLOCK])
             return source
+        require_finite(self, source, limits)
         n_classes = None if reset else int(self.anchors_.shape[0])
         return TensorSource(probabilities_of(self.model, X, len(x), n_classes).to(x.device))
 
@@ -274,6 +282,18 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         source.map_rows(place, max(64, _BLOCK_NUMBERS // anchors.numel()))
         return EmbeddedCodes(codes, numbers[0], numbers[1], steps, exists)
+
+
+def _tell_of_probabilities(x: Tensor) -> None:
+    """Warn where rows that should be log-probabilities are probabilities."""
+    sums = x.double().sum(dim=1)
+    if x.shape[1] > 1 and bool((x >= 0).all()) and bool(((sums - 1).abs() < 1e-5).all()):
+        warnings.warn(
+            "Every row of X is non-negative and sums to one, as probabilities do, but without a model X are taken as "
+            "log-probabilities: give np.log(X).",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def _start(source: TensorSource, targets_of: TargetsOf, e: int) -> Tensor:

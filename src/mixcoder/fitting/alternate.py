@@ -59,12 +59,14 @@ StopRule = Callable[[Step], str | None]
 
 
 def gain_below(tol: float, unit: float = 1.0) -> StopRule:
-    """Return the rule that stops once an EM step changes ``unit`` times the mean bound by less than ``tol``."""
+    """Return the rule that stops once an EM step changes ``unit`` times the mean bound by less than ``tol``, or not."""
     nats = "nats per row" if unit == 1.0 else "nats"
 
     def rule(step: Step) -> str | None:
         gain = unit * abs(step.gain)
-        if gain < tol or gain == 0.0:
+        if gain == 0.0:
+            return f"the bound no longer changes, to the last digit (tol={tol:g})"
+        if gain < tol:
             return f"the bound changed by {gain:.2g} {nats}, less than tol={tol:g}"
         return None
 

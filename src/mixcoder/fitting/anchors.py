@@ -187,8 +187,14 @@ def fit_anchors(
         Length of its gradient at which a code is done.
     radius : float, optional
         Of the first step; that of an earlier fit where this one goes on.
+
+    Raises
+    ------
+    ValueError
+        If the first anchors are so far apart that no step finds the codes between them.
     """
     k, e = start.shape
+    kernel.require_near(start)
     rows = max(64, _BLOCK_NUMBERS // (k * e * e))
     n_steps = torch.zeros(source.n_rows, dtype=torch.int64, device=start.device)
 

@@ -109,22 +109,30 @@ class JointProblem:
     kernel : CodeKernel
     prior : float
         rho of the anchors.
+    row_weight : float
+        How many rows a unit of weight stands for.
     code_tol : float
         Length of its gradient at which a code is done.
     """
 
-    def __init__(self, problem: Problem, kernel: CodeKernel, prior: float, code_tol: float = 1e-10) -> None:
-        self.problem, self.kernel, self.prior, self.code_tol = problem, kernel, prior, code_tol
+    def __init__(
+        self,
+        problem: Problem,
+        kernel: CodeKernel,
+        prior: float,
+        row_weight: float = 1.0,
+        code_tol: float = 1e-10,
+    ) -> None:
+        self.problem, self.kernel, self.prior = problem, kernel, prior
+        self.row_weight, self.code_tol = row_weight, code_tol
 
     def start(self, params: Params, log_weights: Tensor, e: int) -> Tensor:
         """Return first anchors: those of the map that copies the posteriors of some rows, shape (k, e)."""
         source = self.problem.source
-        n = min(source.n_rows, _FIRST_ROWS)
-        rows = torch.linspace(0, source.n_rows - 1, n).round().long()
+        rows, weights = self._some_rows()
         log_joint = self.problem.family.log_likelihood(params, self.problem.rows(rows)) + log_weights
         targets = bayes(log_joint)
         copies = EmbeddingKernel(beta=self.kernel.beta, prior=max(self.kernel.prior, 0.01))
-        weights = self.problem.weights(rows)
         first = first_anchors(targets, e, weights)
         found = fit_anchors(
             TensorSource(targets, weights),
@@ -136,6 +144,23 @@ class JointProblem:
             max_iter=_FIRST_STEPS,
         )
         return found.anchors
+
+    def _some_rows(self) -> tuple[Tensor, Tensor | None]:
+        """Return the numbers of all rows, or of some evenly spaced in weight, and their weights.
+
+        A row of weight two is a row twice: the same rows come out either way.
+        """
+        source, everyone = self.problem.source, torch.arange(self.problem.source.n_rows)
+        weights, total = self.problem.weights(everyone), float(source.total_weight)
+        if max(source.n_rows, total * self.row_weight) <= _FIRST_ROWS:
+            return everyone, weights
+        # Off the middle of each interval: a place that falls between two rows would be for rounding to decide.
+        places = (torch.arange(_FIRST_ROWS, dtype=torch.float64) + 0.618) * (total / _FIRST_ROWS)
+        ends = everyone + 1.0 if weights is None else weights.double().cpu().cumsum(0)
+        rows = torch.searchsorted(ends.double(), places, right=True).clamp_max(source.n_rows - 1)
+        return rows, torch.full(
+            (_FIRST_ROWS,), total / _FIRST_ROWS, dtype=torch.float64, device=source.device
+        )
 
     def encode(self, params: Params, anchors: Tensor, before: Tensor | None) -> tuple[Embedded, Totals]:
         """Climb from the codes before to better ones, block by block, and add up what the next turn needs."""

@@ -84,7 +84,7 @@ def ascend(
         new, there = _backtrack(v, rows, at, slope, noise, look, move)
         # Once a step promises less than rounding, only a shorter gradient shows progress.
         better = (slope > noise) | (there.gradient.norm(dim=1) < norms[rows])
-        better &= there.value >= at.value - noise
+        better &= (there.value >= at.value - noise) & (new != v).any(dim=1)
         settle(rows[better], new[better], Local(*(part[better] for part in there)))
         if rival is not None:
             other = rival(codes[rows], rows)

@@ -12,6 +12,12 @@ from torch import Tensor
 
 from mixcoder.ops.embedding.ascent import Climb
 
+# By how many nats a component may fall from one anchor to another: of so many rounding takes 1e-8.
+MOST_NATS = 1e8
+
+# Lengths are taken of vectors divided by this, whose squares do not overflow.
+_SAFE = 2.0**512
+
 
 @dataclass(frozen=True)
 class CodeKernel(ABC):
@@ -150,9 +156,29 @@ class CodeKernel(ABC):
         """Return where L may have a maximum, and what it must exceed to be one."""
 
     def require_identified(self, anchors: Tensor) -> None:
-        """Raise a ValueError where anchors leave the codes undetermined."""
+        """Raise a ValueError where anchors leave the codes undetermined, or are too far apart."""
         if not bool(anchors.isfinite().all()):
             raise ValueError("Expected finite anchors, but some are not: start from finite ones.")
+        self.require_near(anchors)
+
+    def require_near(self, anchors: Tensor) -> None:
+        """Raise a ValueError where anchors are so far apart that no step finds the codes between them."""
+        # Where the prior or the absorber pulls codes to the origin, distance from there counts as well.
+        small = anchors.detach().double() / _SAFE
+        middle = torch.zeros_like(small[0]) if self.confines else small.mean(dim=0)
+        radius = float((small - middle).norm(dim=1).amax()) * _SAFE
+        nats = self.nats_at(radius)
+        if not nats <= MOST_NATS:
+            raise ValueError(
+                f"Expected anchors within {MOST_NATS:g} nats of each other, but with beta={self.beta:g} the farthest "
+                f"lies {radius:.3g} from their middle or the origin, {nats:.3g} nats: codes change there from one "
+                "component to the next within less than rounding. Divide the anchors by a common factor, or make "
+                "beta smaller."
+            )
+
+    def nats_at(self, radius: float) -> float:
+        r"""Return how far :math:`h_k` falls over a distance, in nats."""
+        return self.beta * radius
 
     # What follows
 

@@ -198,6 +198,10 @@ class EmbeddingKernel(CodeKernel):
         if not self.confines:
             require_spanning(anchors)
 
+    def nats_at(self, radius: float) -> float:
+        r"""Return :math:`\beta |v - w|^2`."""
+        return self.beta * radius * radius
+
     def expand(self, codes: Tensor, anchors: Tensor, moments: Tensor) -> Expansion:
         r"""Return G, up to a constant in v, with its gradient and its negative Hessian at v.
 
