@@ -148,7 +148,7 @@ def codebook_of(source: Any) -> Tensor:
 
 
 def _tensor(values: Any) -> Tensor:
-    # A copy: fitted arrays are read-only, and what is handed over is the caller's own.
+    # A copy: what is handed over is the caller's own.
     if isinstance(values, torch.Tensor):
         return values.detach().to("cpu", torch.float64, copy=True)
     return torch.tensor(np.asarray(values), dtype=torch.float64)

@@ -454,13 +454,12 @@ class AutoencoderEstimator(
         return self.random_state if self._checkpoint is None else self._checkpoint.seed  # type: ignore[attr-defined]
 
     def _attribute(self, value: Tensor) -> Any:
-        """Return a fitted quantity in the dtype and kind of the training rows; NumPy arrays are read-only."""
-        value = value.to(self._dtype())
-        if self._from_torch:
-            return value
-        array = value.numpy(force=True)
-        array.flags.writeable = False  # what is written into it would change no answer of the model
-        return array
+        """Return a fitted quantity in the dtype and kind of the training rows: the caller's own, not the model's memory.
+
+        Not a read-only view of it: libraries in C, and torch, want arrays that they may write to.
+        """
+        value = value.to(self._dtype(), copy=True)
+        return value if self._from_torch else value.numpy(force=True)
 
     def _keep(self, result: FitResult) -> None:
         """Set the attributes that every fit leaves."""
