@@ -61,7 +61,7 @@ _LEAST_REFERENCE = 1e-8
 
 # Share of the variance of all rows up to which a floor guards against collapse. A higher one is a wish: that all
 # components stand on it, as those of principal subspaces with little noise do, is no accident.
-_GUARD = 1e-3
+_GUARD = 0.05
 
 # Periods of a random start's zigzag within a standard deviation.
 _PERIODS = 10.0
