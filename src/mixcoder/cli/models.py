@@ -43,11 +43,14 @@ def build(model: str, components: int, settings: Mapping[str, Any]) -> Any:
         case "kmeans":
             estimator = mixcoder.KMeans(n_clusters=components)
         case family:
-            from mixcoder.estimators.mixture import nameable_families
+            from mixcoder.estimators.mixture import families, nameable_families
 
             if family not in nameable_families():
                 known = ", ".join(["gaussian", "kmeans", *sorted(nameable_families())])
-                raise click.UsageError(f"--model {family} is not one of {known}.")
+                hint = " Planes are fitted in Python; a saved model of them serves every other command."
+                raise click.UsageError(
+                    f"--model {family} is not one of {known}.{hint if family in families() else ''}"
+                )
             estimator = mixcoder.Mixture(family, n_components=components)
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given:

@@ -22,7 +22,7 @@ from mixcoder.estimators._callbacks import all_or_nothing
 from mixcoder.estimators._embedding import KERNEL_CONSTRAINTS, EmbeddingMap, kernel_of
 from mixcoder.estimators._validation import Number, like_input, numbers_of
 from mixcoder.estimators.base import AutoencoderEstimator, few_threads, on_device
-from mixcoder.estimators.mixture import nameable_families
+from mixcoder.estimators.mixture import nameable_families, not_a_name
 from mixcoder.fitting.alternate import FitResult, History
 from mixcoder.fitting.anchors import principal_axes
 from mixcoder.fitting.embedded import JointProblem
@@ -380,7 +380,7 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
             return self.family
         known = nameable_families()
         if self.family not in known:
-            raise ValueError(f"family={self.family!r} is not one of {sorted(known)}, nor a Family instance.")
+            raise ValueError(not_a_name(self.family))
         return known[self.family]()
 
     def _kernel(self) -> CodeKernel:

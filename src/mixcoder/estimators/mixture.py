@@ -74,6 +74,17 @@ def nameable_families() -> dict[str, type[Family[Any, Any]]]:
     }
 
 
+def not_a_name(family: Any) -> str:
+    """Return why a family cannot be had by this name, and how it can."""
+    if family in families():
+        kind = families()[family].__name__
+        return (
+            f"family={family!r} needs numbers that a name does not give: pass an instance, such as "
+            f"mixcoder.components.{kind}(...), or take the estimator that has them as parameters."
+        )
+    return f"family={family!r} is not one of {sorted(nameable_families())}, nor a Family instance."
+
+
 def encoder_at(temperature: float | Annealed) -> Encoder:
     """Return the encoder of a temperature: 0 is argmax, 1 Bayes' posterior, else softargmax(1/T).
 
@@ -880,7 +891,7 @@ class Mixture(DensityEstimator):
             return self.family
         known = nameable_families()
         if self.family not in known:
-            raise ValueError(f"family={self.family!r} is not one of {sorted(known)}, nor a Family instance.")
+            raise ValueError(not_a_name(self.family))
         return known[self.family]()
 
     def _encoder(self) -> Encoder:
