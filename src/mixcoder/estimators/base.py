@@ -454,7 +454,7 @@ class AutoencoderEstimator(
         return self.random_state if self._checkpoint is None else self._checkpoint.seed  # type: ignore[attr-defined]
 
     def _attribute(self, value: Tensor) -> Any:
-        """Return a fitted quantity in the dtype and kind of the training rows: the caller's own, not the model's memory.
+        """Return a fitted quantity in the dtype and kind of the training rows, in memory of the caller's own.
 
         Not a read-only view of it: libraries in C, and torch, want arrays that they may write to.
         """
