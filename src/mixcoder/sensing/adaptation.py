@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixcoder.errors import DataError
 from mixcoder.ops.gaussian import log_det_whitener, whitened_square_norms, whitening_factors
+from mixcoder.sensing.given import as_tensor, as_variance
 from mixcoder.sensing.prior import GaussianPrior
 
 # Rows in a block: their distances to a component stay in cache.
@@ -21,8 +22,8 @@ _NEGLIGIBLE = 2.0**-60
 
 
 def adapted_prior(
-    prior: GaussianPrior,
-    y: Tensor,
+    prior: Any,
+    y: Any,
     noise_variance: float,
     *,
     strength: float = 50.0,
@@ -45,8 +46,8 @@ def adapted_prior(
 
     Parameters
     ----------
-    prior : GaussianPrior
-    y : Tensor, shape (n, d)
+    prior : GaussianPrior, MixtureAutoencoder or fitted estimator
+    y : Tensor or array, shape (n, d)
     noise_variance : float
         Positive.
     strength : float
@@ -72,15 +73,15 @@ def adapted_prior(
     >>> found.means.round(decimals=1), found.spreads.round(decimals=1)  # 2^2 - 1
     (tensor([[5.]], dtype=torch.float64), tensor([[[3.]]], dtype=torch.float64))
     """
+    prior, y = GaussianPrior.of(prior), as_tensor("y", y)
+    y = y if y.is_floating_point() else y.double()
     if y.ndim != 2 or y.shape[1] != prior.n_features or not bool(torch.isfinite(y).all()):
         raise DataError(
             f"Rows of {prior.n_features} features were expected, all finite, got shape {tuple(y.shape)} or a row "
             "with NaN or infinity."
         )
-    if not 0 < noise_variance < math.inf or not 0 < strength < math.inf:
-        raise ValueError(
-            f"noise_variance and strength must be positive and finite, got {noise_variance!r} and {strength!r}."
-        )
+    noise_variance = as_variance("noise_variance", noise_variance, positive=True)
+    strength = as_variance("strength", strength, positive=True)
     if n_steps < 0:
         raise ValueError(f"n_steps must be non-negative, got {n_steps!r}.")
     if not 0 <= negligible < 1:
