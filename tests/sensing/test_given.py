@@ -71,7 +71,7 @@ def test_what_is_no_model_is_named():
         S.designed_operator(X, 2)
     with pytest.raises(TypeError, match="got GaussianPrior"):
         S.shrunk_prior(S.GaussianPrior.of(CASE.model), X)
-    bits = Mixture("bernoulli", 2, random_state=0).fit((X > 30).astype(float))
+    bits = Mixture("bernoulli", 2, random_state=0).fit(np.random.default_rng(2).integers(0, 2, (30, D)))
     with pytest.raises(TypeError, match="PPCAMixture or FactorAnalyzerMixture"):
         S.posterior(bits, Y, H, 0.1)
 

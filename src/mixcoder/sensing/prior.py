@@ -184,8 +184,8 @@ def require_normal(model: MixtureAutoencoder) -> None:
     if not isinstance(model.family, FactorAnalyzer | Gaussian):
         raise TypeError(
             f"A closed form needs normal components, but this model has {type(model.family).__name__}; fit a "
-            "GaussianMixture, PPCAMixture or FactorAnalyzerMixture, or a Mixture of 'ppca', 'factor_analyzer' or a "
-            "family whose name begins with 'gaussian'."
+            "GaussianMixture, PPCAMixture or FactorAnalyzerMixture, or a Mixture of a family whose name begins with "
+            "'gaussian'."
         )
 
 
