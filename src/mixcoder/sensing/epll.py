@@ -144,8 +144,8 @@ class EPLL:
                   \qquad v_i = \tfrac1{p^2} \mathrm{tr\,Cov}[P_i x\,|\,P_i y]
 
         These are exact posteriors of the noise that there is. The rounds of :meth:`restore` treat what is left of it as
-        white again, and leave 0.5 to 1 dB more of it in photographs. Only components below 1/1000 of a patch's most
-        probable one are left out of its expectations, which is faster.
+        white again, and leave 0.5 to 1 dB more of it in photographs. For speed, components below 1/200 of a patch's
+        most probable one are left out of its expectations: half a per cent of the posterior.
 
         Parameters
         ----------

