@@ -33,12 +33,6 @@ def rows_of(n: int = 40, seed: int = 1) -> torch.Tensor:
     return 2.5 + scale * torch.randn(n, D, generator=g, dtype=torch.float64)
 
 
-@pytest.fixture
-def nothing_is_negligible(monkeypatch):
-    monkeypatch.setattr(adaptation, "_NEGLIGIBLE", 0.0)
-
-
-@pytest.mark.usefixtures("nothing_is_negligible")
 @pytest.mark.parametrize("loadings", [False, True])
 def test_a_step_is_its_equations_row_by_row(loadings):
     prior, y, kappa = prior_of(loadings=loadings), rows_of(), 7.0
@@ -60,7 +54,6 @@ def test_a_step_is_its_equations_row_by_row(loadings):
         torch.testing.assert_close(found.log_weights[k].exp(), weight)
 
 
-@pytest.mark.usefixtures("nothing_is_negligible")
 def test_no_step_lowers_evidence_and_density_together():
     prior, y, kappa = prior_of(), rows_of(), 5.0
 
@@ -98,17 +91,38 @@ def test_a_strong_prior_stays_and_its_own_rows_do_not_move_it():
 def test_expected_rows_are_those_of_the_exact_posterior(dtype, monkeypatch):
     prior, y = prior_of(), rows_of().to(dtype)
     seen = posterior(prior, y, torch.eye(D, dtype=dtype), S2)
-    means, variances = expected_rows(prior, y, S2)
+    means, variances = expected_rows(prior, y, S2, negligible=1e-3)
     assert means.dtype == variances.dtype == dtype
-    # What is left out has a posterior below 1/1000.
+    # What is left out has a posterior below 1/1000 of the largest.
     torch.testing.assert_close(means, seen.mean, atol=5e-3, rtol=0)
     torch.testing.assert_close(variances, seen.variance.mean(1), atol=5e-3, rtol=0)
-    monkeypatch.setattr(adaptation, "_NEGLIGIBLE", 0.0)
     means, variances = expected_rows(prior, y, S2)
     torch.testing.assert_close(means, seen.mean)
     torch.testing.assert_close(variances, seen.variance.mean(1))
     monkeypatch.setattr(adaptation, "_BLOCK", 7)
     torch.testing.assert_close(expected_rows(prior, y, S2)[0], means)
+
+
+def test_many_components_none_of_them_probable_by_itself_all_count():
+    k, kappa, s2 = 1100, 1.0, 0.5
+    g = torch.Generator().manual_seed(0)
+    means = 0.005 * torch.randn(k, 1, generator=g, dtype=torch.float64)
+    weights = torch.full((k,), 1 / k, dtype=torch.float64)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    prior = GaussianPrior(weights.log(), 0 * one[0], means, one)
+    y = 3 + torch.randn(400, 1, generator=g, dtype=torch.float64)
+    r = torch.softmax(-0.5 * (y - means.T).square() / (1 + s2), 1)
+    assert float(r.max()) < 1e-3
+    expected = means.T + (y - means.T) / (1 + s2)  # (n, k)
+    counts = r.sum(0)
+    moved = ((r * expected).sum(0) + kappa * means[:, 0]) / (counts + kappa)
+    found = adapted_prior(prior, y, s2, strength=kappa, n_steps=1)
+    torch.testing.assert_close(found.shift + found.means[:, 0], moved, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        found.log_weights.exp(), (counts + kappa / k) / (len(y) + kappa), rtol=1e-12, atol=0
+    )
+    rows, _ = expected_rows(prior, y, s2, negligible=1e-3)
+    torch.testing.assert_close(rows[:, 0], (r * expected).sum(1), rtol=1e-6, atol=0)
 
 
 def test_what_cannot_be_is_named():
@@ -121,5 +135,7 @@ def test_what_cannot_be_is_named():
         adapted_prior(prior, y, 0.0)
     with pytest.raises(ValueError, match="strength"):
         adapted_prior(prior, y, S2, strength=0.0)
+    with pytest.raises(ValueError, match="negligible"):
+        adapted_prior(prior, y, S2, negligible=1.0)
     with pytest.raises(ValueError, match="n_steps"):
         adapted_prior(prior, y, S2, n_steps=-1)

@@ -12,6 +12,7 @@ from mixcoder import GaussianMixture, fit_patches
 from mixcoder.errors import DataError
 from mixcoder.sensing import EPLL, Blur, Downsampling, GaussianPrior, RowMasks, Rows, posterior
 from mixcoder.sensing.epll import ADAPTATIONS, RESTORING
+from mixcoder.sensing.pixels import at_least_rounding
 from mixcoder.sensing.quadratics import smooth_fill
 
 P = 3
@@ -309,3 +310,36 @@ def test_bad_images_are_named():
         restorer.restore(torch.zeros(2), operator, 0.1, image, stds=[])
     one = GaussianMixture.from_parameters([1.0], [[0.0] * 9], [0.1], "spherical")
     assert EPLL.of(one.model_).denoise(image, 0.1).shape == (6, 6)
+    with pytest.raises(DataError, match=r"y has shape \(6, 6\), expected \(n_measurements,\).*flatten"):
+        restorer.restore(image, Rows.of(list(range(36)), 36), 0.1, image)
+    with pytest.raises(ValueError, match="other than zero"):
+        restorer.deblur(image, np.zeros((3, 3)), 0.1)
+    with pytest.raises(TypeError, match=r"factor must be an integer, got 2\.0"):
+        restorer.super_resolve(image, 2.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="factor must be at least 1, got 0"):
+        restorer.super_resolve(image, 0)
+
+
+@pytest.mark.parametrize("patch_size", [None, 1])
+def test_only_patches_in_grey_or_in_colour_are_told_from_their_features(patch_size):
+    odd = GaussianMixture.from_parameters([1.0], np.zeros((1, 7)), np.eye(7)[None])
+    with pytest.raises(ValueError, match="7 features, expected"):
+        EPLL.of(odd, patch_size)
+    assert EPLL(odd, 1).patches.channels == 7  # type: ignore[arg-type]
+
+
+def test_rounding_counts_as_noise(photograph):
+    image, restorer = photograph
+    kernel = Blur.gaussian(1.5, tuple(image.shape)).kernel
+    blurred = Blur(kernel, tuple(image.shape)).apply(image.reshape(1, -1)).reshape(image.shape)
+    rounded = (255 * blurred).round() / 255
+    step = 1 / (255 * 12**0.5)
+    restored = restorer.deblur(rounded, kernel.numpy(), 0.0)
+    torch.testing.assert_close(restored, restorer.deblur(rounded, kernel, step), rtol=0, atol=0)
+    assert psnr(restored, image) > psnr(rounded, image) + 3
+    blind = restorer.restore(rounded.flatten(), Blur(kernel, tuple(image.shape)), 0.0, rounded)
+    assert psnr(restored, image) > psnr(blind, image) + 3
+    # Numbers from 0 to 255 are rounded to ones; what was not rounded keeps the noise it is said to have.
+    assert at_least_rounding(0.0, 255 * rounded) == pytest.approx(255 * step)
+    assert at_least_rounding(0.0, blurred) == 0.0
+    assert at_least_rounding(0.1, rounded) == 0.1

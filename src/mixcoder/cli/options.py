@@ -1,6 +1,7 @@
 """Options that several commands share, each defined once so that it means the same everywhere."""
 
 import csv
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,9 +31,16 @@ class IntegerWithin(click.IntRange):
 
 
 class NumberWithin(click.FloatRange):
-    """A number within bounds."""
+    """A number within bounds, and finite: NaN is beyond none of them."""
 
     name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixcoder.errors import DataError
 from mixcoder.ops.gaussian import log_det_whitener, whitened_square_norms, whitening_factors
+from mixcoder.sensing.given import as_tensor, as_variance
 from mixcoder.sensing.prior import GaussianPrior
 
 # Rows in a block: their distances to a component stay in cache.
 _BLOCK = 1 << 13
 
-# A component that is less probable than this is left out of an expectation.
-_NEGLIGIBLE = 1e-3
+# Components that are less probable than this share of a row's most probable one are left out: less than rounding.
+_NEGLIGIBLE = 2.0**-60
 
 
 def adapted_prior(
-    prior: GaussianPrior,
-    y: Tensor,
+    prior: Any,
+    y: Any,
     noise_variance: float,
     *,
     strength: float = 50.0,
     n_steps: int = 3,
+    negligible: float = _NEGLIGIBLE,
     on_step: Callable[[int], None] | None = None,
 ) -> GaussianPrior:
     r"""Return a mixture moved towards rows that are seen through white noise, y = x + e.
@@ -44,14 +46,17 @@ def adapted_prior(
 
     Parameters
     ----------
-    prior : GaussianPrior
-    y : Tensor, shape (n, d)
+    prior : GaussianPrior, MixtureAutoencoder or fitted estimator
+    y : Tensor or array, shape (n, d)
     noise_variance : float
         Positive.
     strength : float
         kappa, positive.
     n_steps : int
         Zero returns the prior with its covariances written out.
+    negligible : float
+        Components whose posterior is below this share of a row's most probable one are left out of its expectations,
+        and the others share their weight; from 0 up to 1. By default less than rounding; 1e-3 takes less time.
     on_step : callable, optional
         Told after each step how many there have been.
 
@@ -68,32 +73,36 @@ def adapted_prior(
     >>> found.means.round(decimals=1), found.spreads.round(decimals=1)  # 2^2 - 1
     (tensor([[5.]], dtype=torch.float64), tensor([[[3.]]], dtype=torch.float64))
     """
+    prior, y = GaussianPrior.of(prior), as_tensor("y", y)
+    y = y if y.is_floating_point() else y.double()
     if y.ndim != 2 or y.shape[1] != prior.n_features or not bool(torch.isfinite(y).all()):
         raise DataError(
             f"Rows of {prior.n_features} features were expected, all finite, got shape {tuple(y.shape)} or a row "
             "with NaN or infinity."
         )
-    if not 0 < noise_variance < math.inf or not 0 < strength < math.inf:
-        raise ValueError(
-            f"noise_variance and strength must be positive and finite, got {noise_variance!r} and {strength!r}."
-        )
+    noise_variance = as_variance("noise_variance", noise_variance, positive=True)
+    strength = as_variance("strength", strength, positive=True)
     if n_steps < 0:
         raise ValueError(f"n_steps must be non-negative, got {n_steps!r}.")
+    if not 0 <= negligible < 1:
+        raise ValueError(f"negligible must be at least 0 and less than 1, got {negligible!r}.")
     first = current = _written_out(prior)
     for done in range(1, n_steps + 1):
-        current = _maximised(current, first, _sums(current, y, noise_variance), strength)
+        current = _maximised(current, first, _sums(current, y, noise_variance, negligible), strength)
         if on_step is not None:
             on_step(done)
     return current
 
 
-def expected_rows(prior: GaussianPrior, y: Tensor, noise_variance: float) -> tuple[Tensor, Tensor]:
+def expected_rows(
+    prior: GaussianPrior, y: Tensor, noise_variance: float, negligible: float = _NEGLIGIBLE
+) -> tuple[Tensor, Tensor]:
     """Return the posterior mean of each row of y = x + e, and its mean variance a feature, shapes (n, d) and (n,).
 
-    Components of negligible posterior, below 1/1000, are left out.
+    ``negligible`` is that of :func:`adapted_prior`.
     """
     means, variances = torch.empty_like(y), y.new_empty(len(y))
-    for at, block in _blocks(prior, y, noise_variance):
+    for at, block in _blocks(prior, y, noise_variance, negligible):
         size = len(block.rows)
         mean, square = torch.zeros_like(block.rows), block.rows.new_zeros(size)
         for k, chosen, r, moved in block.parts():
@@ -128,7 +137,9 @@ class _Seen:
                 )
 
 
-def _blocks(prior: GaussianPrior, y: Tensor, noise_variance: float) -> Iterator[tuple[int, _Seen]]:
+def _blocks(
+    prior: GaussianPrior, y: Tensor, noise_variance: float, negligible: float
+) -> Iterator[tuple[int, _Seen]]:
     covariances = prior.covariances().double()
     noisy = covariances.clone()
     noisy.diagonal(dim1=1, dim2=2).add_(noise_variance)
@@ -143,7 +154,8 @@ def _blocks(prior: GaussianPrior, y: Tensor, noise_variance: float) -> Iterator[
         rows = y[at : at + _BLOCK]
         log_joint = constants - 0.5 * whitened_square_norms(rows, means, white)
         weights = torch.softmax(log_joint, 1)
-        weights = torch.where(weights < _NEGLIGIBLE, 0.0, weights)
+        # A share of the largest: among many components none may be probable by itself.
+        weights = torch.where(weights < negligible * weights.amax(1, keepdim=True), 0.0, weights)
         weights = weights / weights.sum(1, keepdim=True)
         yield at, _Seen(rows, weights, means, gains, traces)
 
@@ -157,12 +169,12 @@ class _Sums:
     seconds: Tensor
 
 
-def _sums(prior: GaussianPrior, y: Tensor, noise_variance: float) -> _Sums:
+def _sums(prior: GaussianPrior, y: Tensor, noise_variance: float, negligible: float) -> _Sums:
     k, d = prior.means.shape
     new = prior.means.new_zeros
     sums = _Sums(new(k), new(k, d), new(k, d, d))
     gains = new(k, d, d)
-    for _, block in _blocks(prior, y, noise_variance):
+    for _, block in _blocks(prior, y, noise_variance, negligible):
         for c, _, r, moved in block.parts():
             sums.counts[c] += r.double().sum()
             sums.firsts[c] += (r @ moved).double()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.sensing.operators import Matrix, Operator, as_operator
 from mixcoder.sensing.prior import GaussianPrior
 
 
 def designed_operator(
-    model: MixtureAutoencoder | GaussianPrior,
+    model: Any,
     n_measurements: int,
     noise_variance: float = 0.0,
     power: float | None = None,
@@ -30,7 +31,7 @@ def designed_operator(
 
     Parameters
     ----------
-    model : MixtureAutoencoder or GaussianPrior
+    model : MixtureAutoencoder, GaussianPrior or fitted estimator
     n_measurements : int
         m, between 1 and the number of features.
     noise_variance : float
@@ -59,7 +60,7 @@ def designed_operator(
     Cover & Thomas (2006), section 9.4; Carson, Chen, Rodrigues, Calderbank & Carin (2012), "Communications-inspired
     projection design with application to compressive sensing".
     """
-    prior = model if isinstance(model, GaussianPrior) else GaussianPrior.of(model)
+    prior = GaussianPrior.of(model)
     if not 1 <= n_measurements <= prior.n_features:
         raise ValueError(
             f"n_measurements must be in 1..{prior.n_features}, the number of features, got {n_measurements!r}."

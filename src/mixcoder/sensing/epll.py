@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.encoders.argmax import rowwise_argmax
 from mixcoder.errors import DataError
 from mixcoder.ops.gaussian import log_det_whitener, whitened_square_norms, whitening_factors
-from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting
+from mixcoder.sensing.given import as_tensor, as_variance
+from mixcoder.sensing.images import Blur, Composition, Downsampling, inpainting, require_factor
 from mixcoder.sensing.operators import Operator, Rows
 from mixcoder.sensing.patch_means import OnRound, filled_in, without_noise
 from mixcoder.sensing.patches import Patches
+from mixcoder.sensing.pixels import at_least_rounding, checked_mask, require_image, side_of
 from mixcoder.sensing.prior import GaussianPrior
 from mixcoder.sensing.quadratics import compromise, smooth_fill
 
@@ -65,7 +66,7 @@ class EPLL:
 
     Parameters
     ----------
-    prior : GaussianPrior
+    prior : GaussianPrior, MixtureAutoencoder or fitted estimator
         Of p^2 features, or of c p^2 for images of c channels.
     patch_size : int
         p.
@@ -94,6 +95,7 @@ class EPLL:
     removes_mean: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "prior", GaussianPrior.of(self.prior))
         if self.patch_size < 1 or self.prior.n_features % self.patch_size**2:
             raise ValueError(
                 f"The prior has {self.prior.n_features} features, expected a multiple of patch_size^2 = "
@@ -101,17 +103,18 @@ class EPLL:
             )
 
     @classmethod
-    def of(
-        cls, model: MixtureAutoencoder, patch_size: int | None = None, *, removes_mean: bool | None = None
-    ) -> Self:
-        """Return the restorer with a fitted mixture of square patches, of one channel or three.
+    def of(cls, model: Any, patch_size: int | None = None, *, removes_mean: bool | None = None) -> Self:
+        """Return the restorer with a fitted mixture (or its estimator) of square patches, of one channel or three.
 
         Whether the patches came less their mean is seen from the mixture, unless ``removes_mean`` says it.
         """
         prior = GaussianPrior.of(model)
-        channels = 1 if math.isqrt(prior.n_features) ** 2 == prior.n_features else 3
-        size = math.isqrt(prior.n_features // channels) if patch_size is None else patch_size
-        restorer = cls(prior, size)
+        restorer = cls(prior, side_of(prior.n_features) if patch_size is None else patch_size)
+        if restorer.patches.channels not in (1, 3):
+            raise ValueError(
+                f"The mixture has {prior.n_features} features, expected patch_size^2 = {restorer.patch_size**2} or "
+                "three times as many, for patches in grey or in colour; EPLL(prior, patch_size) takes any channels."
+            )
         return replace(
             restorer, removes_mean=restorer._knows_no_level() if removes_mean is None else removes_mean
         )
@@ -141,7 +144,8 @@ class EPLL:
                   \qquad v_i = \tfrac1{p^2} \mathrm{tr\,Cov}[P_i x\,|\,P_i y]
 
         These are exact posteriors of the noise that there is. The rounds of :meth:`restore` treat what is left of it as
-        white again, and leave 0.5 to 1 dB more of it in photographs.
+        white again, and leave 0.5 to 1 dB more of it in photographs. For speed, components below 1/200 of a patch's
+        most probable one are left out of its expectations: half a per cent of the posterior.
 
         Parameters
         ----------
@@ -157,8 +161,7 @@ class EPLL:
             Told after each pass over the patches how many there have been, and of how many: one more than adaptations.
         """
         self._checked(image)
-        if not 0 < noise_std < math.inf:
-            raise ValueError(f"noise_std must be positive and finite, got {noise_std!r}.")
+        noise_std = as_variance("noise_std", noise_std, positive=True)
         if not 0 < strength < math.inf or n_adaptations < 0:
             raise ValueError(
                 f"strength must be positive and finite and n_adaptations non-negative, got {strength!r} and "
@@ -206,11 +209,10 @@ class EPLL:
         on_round : callable, optional
             Told after each round how many there have been, and of how many.
         """
-        mask = _checked_mask(mask, image.shape)
+        mask = checked_mask(mask, image.shape)
         if not bool(mask.any()):
             raise DataError("No pixel is known: there is nothing to restore from.")
-        if not 0 <= noise_std < math.inf:
-            raise ValueError(f"noise_std must be non-negative and finite, got {noise_std!r}.")
+        noise_std = as_variance("noise_std", noise_std)
         if not len(stds) or not all(0 < std < math.inf for std in stds):
             raise ValueError(f"stds must be positive and finite, at least one, got {stds!r}.")
         self._checked(torch.where(mask, image, 0.0))
@@ -243,8 +245,11 @@ class EPLL:
         Parameters
         ----------
         image : Tensor, shape (height, width) or (channels, height, width)
-        kernel : Tensor, shape (a, b)
+        kernel : Tensor or array, shape (a, b)
         noise_std : float
+            Standard deviation of the noise, that of rounding included: what a blur hides is magnified until noise that
+            was not allowed for covers the image. Of pixels that are all whole numbers, or 255ths, it counts as that of
+            their rounding at least, 1/sqrt(12) of a step; where they were rounded otherwise, say so here.
         edges : {"circular", "unknown"}
             What lay beyond the edges when the image was blurred: its other side, or pixels that are unknown and are
             restored with it, as of a camera.
@@ -256,6 +261,8 @@ class EPLL:
         if edges not in ("circular", "unknown"):
             raise ValueError(f'edges must be "circular" or "unknown", got {edges!r}.')
         self._checked(image)
+        kernel = as_tensor("A kernel", kernel)
+        noise_std = at_least_rounding(noise_std, image)
         shape = image.shape
         if edges == "circular":
             return self.restore(
@@ -282,7 +289,13 @@ class EPLL:
         stds: Sequence[float] = RESTORING,
         on_round: OnRound | None = None,
     ) -> Tensor:
-        """Return the image, ``factor`` times as wide and high, of whose blocks a smaller one holds the means."""
+        """Return the image, ``factor`` times as wide and high, of whose blocks a smaller one holds the means.
+
+        The noise counts as that of rounding at least, as in :meth:`deblur`.
+        """
+        require_image(image)
+        require_factor(factor)
+        noise_std = at_least_rounding(noise_std, image)
         height, width = image.shape[-2] * factor, image.shape[-1] * factor
         operator = Downsampling(factor, (*image.shape[:-2], height, width))
         start = interpolate(
@@ -309,7 +322,8 @@ class EPLL:
             It sees the flattened image.
         noise_std : float
             Standard deviation of the noise, in the units of the pixels. In each round it counts as one per cent of
-            1/sqrt(beta) at least; but chosen pixels (``Rows``) without noise are kept as they are.
+            1/sqrt(beta) at least, but what rounding added to y belongs to it too; chosen pixels (``Rows``) without
+            noise are kept as they are.
         start : Tensor, shape (height, width) or (channels, height, width)
             An image of d pixels to begin with.
         stds : sequence of float
@@ -318,7 +332,13 @@ class EPLL:
             As in :meth:`denoise`.
         """
         self._checked(start)
-        if operator.shape != (y.numel(), start.numel()) or y.ndim != 1:
+        y = as_tensor("y", y)
+        if y.ndim != 1:
+            raise DataError(
+                f"y has shape {tuple(y.shape)}, expected (n_measurements,): an image that was measured is given as "
+                "y.flatten()."
+            )
+        if operator.shape != (y.numel(), start.numel()):
             raise DataError(
                 f"The operator has shape {operator.shape}, expected ({y.numel()}, {start.numel()}): the measurements, "
                 f"of shape {tuple(y.shape)}, and the pixels of the image, {tuple(start.shape)}."
@@ -327,8 +347,7 @@ class EPLL:
             raise DataError(
                 "y contains NaN or infinity; leave what was not measured out of the operator (Rows)."
             )
-        if not 0 <= noise_std < math.inf:
-            raise ValueError(f"noise_std must be non-negative and finite, got {noise_std!r}.")
+        noise_std = as_variance("noise_std", noise_std)
         if not len(stds) or not all(0 < std < math.inf for std in stds):
             raise ValueError(f"stds must be positive and finite, at least one, got {stds!r}.")
         return self._solve(start, y, operator, noise_std, stds, on_round)
@@ -402,17 +421,7 @@ class EPLL:
         return self.patches.centre(rows) if self.removes_mean else 0.0
 
     def _checked(self, image: Any) -> None:
-        if not isinstance(image, Tensor):
-            raise TypeError(
-                f"An image must be a torch.Tensor, got {type(image).__name__}; use torch.as_tensor."
-            )
-        if image.ndim not in (2, 3) or not image.is_floating_point():
-            raise DataError(
-                f"An image is floating of shape (height, width) or (channels, height, width), got {image.dtype} of "
-                f"shape {tuple(image.shape)}."
-            )
-        if not bool(torch.isfinite(image).all()):
-            raise DataError("The image contains NaN or infinity; inpaint takes a mask of what is known.")
+        require_image(image)
         if min(image.shape[-2:]) < self.patch_size:
             raise DataError(
                 f"The image, {tuple(image.shape)}, is smaller than a patch of {self.patch_size} pixels a side."
@@ -423,17 +432,6 @@ class EPLL:
                 f"The patches have {channels} channels, the image the shape {tuple(image.shape)}, expected "
                 f"({channels}, height, width)."
             )
-
-
-def _checked_mask(mask: Any, shape: torch.Size) -> Tensor:
-    """Return a mask in the shape of an image."""
-    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape in (shape, shape[-2:]):
-        return mask.expand(shape)
-    given = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-    raise DataError(
-        f"A mask is a bool tensor of shape {tuple(shape[-2:])}, or the image's, true where a pixel is known; got "
-        f"{given}."
-    )
 
 
 __all__ = ["ADAPTATIONS", "EPLL", "FILLING", "RESTORING", "STRENGTH"]

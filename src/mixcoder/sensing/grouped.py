@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
+from mixcoder.sensing.given import as_generator
 from mixcoder.sensing.masks import RowMasks
 
 if TYPE_CHECKING:
@@ -91,8 +92,9 @@ class GroupedPosterior:
             result[rows], index[rows] = part.hard(rule)
         return result, index
 
-    def sample(self, n_draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, n_draws: int, generator: torch.Generator | int | None = None) -> tuple[Tensor, Tensor]:
         """Return draws, shape (n_draws, n, d), and the component of each, shape (n_draws, n)."""
+        generator = as_generator(generator, self.y.device)  # one for all rows
         draws = self.y.new_empty(max(n_draws, 0), *self.y.shape)
         index = torch.empty(draws.shape[:2], dtype=torch.int64, device=self.y.device)
         for rows, part in self._parts():

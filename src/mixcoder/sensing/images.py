@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Self, final
+from numbers import Integral
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
 
+from mixcoder.sensing.given import as_rows, as_tensor
 from mixcoder.sensing.operators import Operator, Rows
 
 # A row is an image of shape (..., height, width), flattened; what lies before the last two axes are channels.
 
 
-def inpainting(mask: Tensor, n_channels: int = 1) -> Rows:
+def inpainting(mask: Any, n_channels: int = 1) -> Rows:
     """Return the operator that shows the pixels where a mask, shape (height, width) bool, is true, in each channel.
 
     Examples
@@ -22,6 +24,7 @@ def inpainting(mask: Tensor, n_channels: int = 1) -> Rows:
     >>> inpainting(torch.tensor([[True, False], [False, True]])).apply(torch.arange(4.0)[None])
     tensor([[0., 3.]])
     """
+    mask = as_tensor("A mask", mask)
     if mask.dtype != torch.bool or mask.ndim != 2:
         raise ValueError(
             f"A mask is bool of shape (height, width), got {mask.dtype} of shape {tuple(mask.shape)}."
@@ -40,8 +43,8 @@ class Blur(Operator):
 
     Parameters
     ----------
-    kernel : Tensor, shape (a, b)
-        h, no larger than the image.
+    kernel : Tensor or array, shape (a, b)
+        h, not all zero, no larger than the image.
     image_shape : tuple of int
         (..., height, width) of a row.
 
@@ -57,9 +60,14 @@ class Blur(Operator):
 
     def __post_init__(self) -> None:
         _require_image(self.image_shape)
+        object.__setattr__(self, "kernel", as_tensor("A kernel", self.kernel))
         if self.kernel.ndim != 2 or not bool(torch.isfinite(self.kernel).all()):
             raise ValueError(
                 f"A kernel is a finite matrix, got shape {tuple(self.kernel.shape)}, NaN or infinity."
+            )
+        if not bool(self.kernel.any()):
+            raise ValueError(
+                "A kernel without a number other than zero leaves nothing of an image to restore."
             )
         if any(a > b for a, b in zip(self.kernel.shape, self.image_shape[-2:], strict=True)):
             raise ValueError(
@@ -91,10 +99,12 @@ class Blur(Operator):
 
     def apply(self, x: Tensor) -> Tensor:
         """Return H x of each row, shape (n, d)."""
+        x = as_rows(x, self.n_features)
         return self._filtered(x, self.transfer(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return H' y of each row, shape (n, d): the correlation with h."""
+        y = as_rows(y, self.n_measurements)
         return self._filtered(y, self.transfer(y).conj())
 
     def _filtered(self, rows: Tensor, transfer: Tensor) -> Tensor:
@@ -127,8 +137,9 @@ class Downsampling(Operator):
     image_shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        require_factor(self.factor)
         _require_image(self.image_shape)
-        if self.factor < 1 or any(size % self.factor for size in self.image_shape[-2:]):
+        if any(size % self.factor for size in self.image_shape[-2:]):
             raise ValueError(
                 f"Height and width, {self.image_shape[-2:]}, must be multiples of factor={self.factor!r}; crop the "
                 "image."
@@ -147,12 +158,12 @@ class Downsampling(Operator):
 
     def apply(self, x: Tensor) -> Tensor:
         """Return the means of the blocks of each row, shape (n, m)."""
-        f, (*channels, height, width) = self.factor, self.small_shape
+        x, f, (*channels, height, width) = as_rows(x, self.n_features), self.factor, self.small_shape
         return x.reshape(len(x), *channels, height, f, width, f).mean((-3, -1)).reshape(len(x), -1)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return each mean spread evenly over its block, shape (n, d)."""
-        f, (*channels, height, width) = self.factor, self.small_shape
+        y, f, (*channels, height, width) = as_rows(y, self.n_measurements), self.factor, self.small_shape
         blocks = y.reshape(len(y), *channels, height, 1, width, 1) / f**2
         return blocks.expand(-1, *channels, height, f, width, f).reshape(len(y), -1)
 
@@ -204,9 +215,17 @@ class Composition(Operator):
         return y
 
 
+def require_factor(factor: Any) -> None:
+    """Raise where a factor by which an image shrinks is no integer of at least 1."""
+    if isinstance(factor, bool) or not isinstance(factor, Integral):
+        raise TypeError(f"factor must be an integer, got {factor!r} of type {type(factor).__name__}.")
+    if factor < 1:
+        raise ValueError(f"factor must be at least 1, got {factor!r}.")
+
+
 def _require_image(shape: tuple[int, ...]) -> None:
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"An image has shape (..., height, width), each at least 1, got {shape!r}.")
 
 
-__all__ = ["Blur", "Composition", "Downsampling", "inpainting"]
+__all__ = ["Blur", "Composition", "Downsampling", "inpainting", "require_factor"]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.sensing.design import designed_operator
+from mixcoder.sensing.given import as_generator, as_variance
 from mixcoder.sensing.operators import Matrix, as_operator
 from mixcoder.sensing.prior import GaussianPrior
 
@@ -80,12 +80,12 @@ class InformativeOperator:
 
 
 def mixture_information(
-    model: MixtureAutoencoder | GaussianPrior,
+    model: Any,
     operator: Any,
     noise_variance: float,
     *,
     n_draws: int = 10_000,
-    generator: torch.Generator,
+    generator: torch.Generator | int | None = None,
 ) -> Information:
     r"""Return what y = H x + e says about a row x of a mixture, and how that changes with H.
 
@@ -98,14 +98,15 @@ def mixture_information(
 
     Parameters
     ----------
-    model : MixtureAutoencoder or GaussianPrior
+    model : MixtureAutoencoder, GaussianPrior or fitted estimator
     operator : Operator, matrix or LinearOperator, shape (m, d)
         H.
     noise_variance : float
         s^2, positive.
     n_draws : int
         Observations drawn from the mixture.
-    generator : torch.Generator
+    generator : torch.Generator or int, optional
+        A seed stands for a generator; by default one is drawn by torch's own.
 
     References
     ----------
@@ -147,11 +148,11 @@ def mixture_information(
         mean += weighted
     spread -= mean.T @ mean / len(y)
     error = float(entropies.std() / math.sqrt(len(y))) if len(factors) > 1 else 0.0
-    return Information(float(known - entropies.mean()), error, matrix @ spread / noise_variance)
+    return Information(float(known - entropies.mean()), error, matrix @ spread / draws.noise_variance)
 
 
 def informative_operator(
-    model: MixtureAutoencoder | GaussianPrior,
+    model: Any,
     n_measurements: int,
     noise_variance: float,
     *,
@@ -160,7 +161,7 @@ def informative_operator(
     n_draws: int = 2000,
     max_iter: int = 100,
     tol: float = 1e-6,
-    generator: torch.Generator,
+    generator: torch.Generator | int | None = None,
 ) -> InformativeOperator:
     r"""Return an operator whose measurements say as much as can be about a row of a mixture, by gradient ascent.
 
@@ -171,7 +172,7 @@ def informative_operator(
 
     Parameters
     ----------
-    model : MixtureAutoencoder or GaussianPrior
+    model : MixtureAutoencoder, GaussianPrior or fitted estimator
     n_measurements : int
         m, between 1 and the number of features.
     noise_variance : float
@@ -185,7 +186,8 @@ def informative_operator(
         Most steps.
     tol : float
         The climb ends when a step gains less than this, in nats.
-    generator : torch.Generator
+    generator : torch.Generator or int, optional
+        A seed stands for a generator; by default one is drawn by torch's own.
 
     References
     ----------
@@ -247,15 +249,15 @@ class _Draws:
     @classmethod
     def of(
         cls,
-        model: MixtureAutoencoder | GaussianPrior,
+        model: Any,
         n_measurements: int,
         noise_variance: float,
         n_draws: int,
-        generator: torch.Generator,
+        generator: torch.Generator | int | None,
     ) -> _Draws:
-        prior = model if isinstance(model, GaussianPrior) else GaussianPrior.of(model)
-        if not 0 < noise_variance < math.inf:
-            raise ValueError(f"noise_variance must be positive and finite, got {noise_variance!r}.")
+        prior = GaussianPrior.of(model)
+        noise_variance = as_variance("noise_variance", noise_variance, positive=True)
+        generator = as_generator(generator, torch.device("cpu"))
         if n_draws < 2:
             raise ValueError(f"n_draws must be at least 2, got {n_draws!r}.")
         used = prior.used
@@ -273,7 +275,7 @@ class _Draws:
             prior.covariances().double(),
             rows,
             noise.to(rows.device),
-            float(noise_variance),
+            noise_variance,
         )
 
     def observed(self, matrix: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mixcoder.errors import DataError
+from mixcoder.sensing.given import as_generator, as_variance
 from mixcoder.sensing.operators import Matrix, Operator, Rows, SciPyOperator, as_operator
 from mixcoder.sensing.posterior import checked_observation
 
@@ -68,7 +69,7 @@ def recover_latent(
     learning_rate: float = 0.01,
     n_polish: int = 10,
     start: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> LatentRecovery:
     r"""Return the most probable latent code of each observation y = H x + e, and its row.
 
@@ -107,8 +108,8 @@ def recover_latent(
         (0 where it has none).
     start : Tensor, shape (n, q) or (r, n, q), optional
         In the place of random ones.
-    generator : torch.Generator, optional
-        Draws the starts; needed where none are given.
+    generator : torch.Generator or int, optional
+        Draws the starts, or its seed; needed where none are given.
 
     Raises
     ------
@@ -130,11 +131,10 @@ def recover_latent(
     """
     operator = as_operator(operator)
     y = checked_observation(y, operator, operator.n_features)
-    for name, value in {"noise_variance": noise_variance, "learning_rate": learning_rate}.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value!r}.")
-    if not 0 <= decoder_variance < math.inf:
-        raise ValueError(f"decoder_variance must be non-negative and finite, got {decoder_variance!r}.")
+    noise_variance = as_variance("noise_variance", noise_variance, positive=True)
+    decoder_variance = as_variance("decoder_variance", decoder_variance)
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}.")
     if n_latent < 1 or n_starts < 1 or n_steps < 0 or n_polish < 0:
         raise ValueError(
             f"n_latent and n_starts must be at least 1, n_steps and n_polish at least 0, got {n_latent!r}, "
@@ -144,6 +144,7 @@ def recover_latent(
     if start is None:
         if generator is None:
             raise ValueError("Give a generator to draw the starts with, or a start.")
+        generator = as_generator(generator, torch.device("cpu"))
         start = torch.randn(n_starts, n, n_latent, generator=generator, dtype=torch.float64).to(y)
     z = start.to(y).detach().reshape(-1, *start.shape[-2:])
     if z.shape[1:] != (n, n_latent) or not len(z) or not bool(torch.isfinite(z).all()):

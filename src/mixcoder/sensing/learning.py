@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mixcoder.errors import DataError
 from mixcoder.fitting.acceleration import Leap
+from mixcoder.sensing.given import as_generator, as_variance
 from mixcoder.sensing.indirect import IndirectProblem, Look
 from mixcoder.sensing.operators import Operator, as_operator
 from mixcoder.sensing.posterior import checked_observation
@@ -68,8 +69,8 @@ def learn_from_measurements(
     noise_variance: float | None = None,
     *,
     strength: float = 0.0,
-    start: GaussianPrior | None = None,
-    generator: torch.Generator | None = None,
+    start: Any = None,
+    generator: torch.Generator | int | None = None,
     max_iter: int = 200,
     tol: float = 1e-5,
     on_step: Callable[[int, float], None] | None = None,
@@ -103,10 +104,10 @@ def learn_from_measurements(
         s^2, positive; estimated where it is left out.
     strength : float
         kappa, how many rows the spherical covariance Lambda counts for: zero is maximum likelihood.
-    start : GaussianPrior, optional
+    start : GaussianPrior, MixtureAutoencoder or fitted estimator, optional
         By default minimum norm solutions of some observations, chosen at random, with the variance of all.
-    generator : torch.Generator, optional
-        Draws the start; needed where none is given.
+    generator : torch.Generator or int, optional
+        Draws the start, or its seed; needed where none is given.
     max_iter : int
     tol : float
         The fit stops when a step of EM raises the bound by less than this, in nats an observation. An estimated noise
@@ -141,9 +142,9 @@ def learn_from_measurements(
     (True, True)
     """
     seen = _checked(batches)
-    if noise_variance is not None and not 0 < noise_variance < math.inf:
-        raise ValueError(
-            f"noise_variance must be positive and finite, or None to estimate it, got {noise_variance!r}."
+    if noise_variance is not None:  # else it is estimated
+        noise_variance = as_variance(
+            "noise_variance", noise_variance, positive=True, hint=", or None to estimate it"
         )
     if not 0 <= strength < math.inf:
         raise ValueError(f"strength must be non-negative and finite, got {strength!r}.")
@@ -153,8 +154,8 @@ def learn_from_measurements(
     if start is None:
         if generator is None:
             raise ValueError("Give a generator to draw the start with, or a start.")
-        start = _start(seen, n_components, generator)
-    prior = _full(start)
+        start = _start(seen, n_components, as_generator(generator, torch.device("cpu")))
+    prior = _full(GaussianPrior.of(start))
     scale = float(torch.stack([prior.variances(k).mean() for k in prior.used]).mean())
     squares = sum(float(y.square().sum()) for y, _ in seen) / sum(y.numel() for y, _ in seen)
     level = 0.1 * squares if noise_variance is None else noise_variance

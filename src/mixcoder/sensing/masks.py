@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from mixcoder.ops.gaussian import LOG_2PI
+from mixcoder.sensing.given import as_tensor
 from mixcoder.sensing.prior import GaussianPrior
 from mixcoder.sensing.views import Index, View
 
@@ -23,7 +24,7 @@ class RowMasks:
 
     Parameters
     ----------
-    observed : Tensor, shape (n, d)
+    observed : Tensor or array, shape (n, d)
         bool.
 
     Examples
@@ -36,6 +37,7 @@ class RowMasks:
     observed: Tensor
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "observed", as_tensor("observed", self.observed))
         if self.observed.ndim != 2 or self.observed.dtype != torch.bool:
             raise ValueError(
                 f"observed must be bool of shape (n_rows, n_features), got {self.observed.dtype} of shape "
@@ -43,9 +45,9 @@ class RowMasks:
             )
 
     @classmethod
-    def of_present(cls, y: Tensor) -> RowMasks:
+    def of_present(cls, y: Any) -> RowMasks:
         """Return the masks that show what is not NaN."""
-        return cls(~y.isnan())
+        return cls(~as_tensor("y", y).isnan())
 
     @property
     def unseen(self) -> Tensor:

@@ -19,10 +19,11 @@ from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonalParam
 from mixcoder.components.ppca import PPCAParams
 from mixcoder.errors import DataError
 from mixcoder.ops import low_rank
+from mixcoder.sensing.given import as_generator, as_model, as_tensor
 from mixcoder.sensing.prior import require_gaussian, spreads_of
 
 
-def marginal(model: MixtureAutoencoder, columns: Sequence[int]) -> MixtureAutoencoder:
+def marginal(model: Any, columns: Sequence[int]) -> MixtureAutoencoder:
     r"""Return the mixture of some of the features, in the order given: the others are integrated out.
 
     .. math:: p(x_a) = \sum_k \pi_k\, N(x_a;\ \mu_{k,a}, \Sigma_{k,aa})
@@ -31,7 +32,7 @@ def marginal(model: MixtureAutoencoder, columns: Sequence[int]) -> MixtureAutoen
 
     Parameters
     ----------
-    model : MixtureAutoencoder
+    model : MixtureAutoencoder or fitted estimator
         Of any Gaussian family.
     columns : sequence of int
         Features to keep, distinct, in 0..d-1; at least one, and of a low rank family more than its latent axes.
@@ -50,6 +51,7 @@ def marginal(model: MixtureAutoencoder, columns: Sequence[int]) -> MixtureAutoen
     >>> marginal(mixture.model_, [1]).n_features
     1
     """
+    model = as_model(model)
     _require_closed(model)
     kept = checked_columns(model, columns)
     if not len(kept):
@@ -57,7 +59,7 @@ def marginal(model: MixtureAutoencoder, columns: Sequence[int]) -> MixtureAutoen
     return _of_columns(model, kept, _marginal_params(model.params, kept), model.log_weights)
 
 
-def condition(model: MixtureAutoencoder, columns: Sequence[int], values: Tensor) -> MixtureAutoencoder:
+def condition(model: Any, columns: Sequence[int], values: Any) -> MixtureAutoencoder:
     r"""Return the mixture of the other features, in their order, given the values of some.
 
     .. math::
@@ -69,7 +71,7 @@ def condition(model: MixtureAutoencoder, columns: Sequence[int], values: Tensor)
 
     Parameters
     ----------
-    model : MixtureAutoencoder
+    model : MixtureAutoencoder or fitted estimator
         Of any Gaussian family.
     columns : sequence of int
         Features that are known, distinct, in 0..d-1; not all of them.
@@ -97,6 +99,7 @@ def condition(model: MixtureAutoencoder, columns: Sequence[int], values: Tensor)
     >>> known.prototypes()
     tensor([[1.]], dtype=torch.float64)
     """
+    model, values = as_model(model), as_tensor("values", values)
     _require_closed(model)
     known = checked_columns(model, columns)
     if len(known) == model.n_features:
@@ -119,7 +122,7 @@ def condition(model: MixtureAutoencoder, columns: Sequence[int], values: Tensor)
     return _of_columns(model, rest, _conditional_params(model.params, known, rest, x), log_weights)
 
 
-def impute(model: MixtureAutoencoder, x: Tensor) -> Tensor:
+def impute(model: Any, x: Any) -> Tensor:
     r"""Return the rows with each missing entry replaced by its posterior mean, in the dtype of ``x``, shape (n, d).
 
     .. math:: E[x_b | x_a] = \sum_k r_k\, E[x_b | x_a, k], \qquad
@@ -130,7 +133,7 @@ def impute(model: MixtureAutoencoder, x: Tensor) -> Tensor:
 
     Parameters
     ----------
-    model : MixtureAutoencoder
+    model : MixtureAutoencoder or fitted estimator
         Of a family that can miss entries: any Gaussian one, PPCA, factor analysers, bits, counts, categories.
     x : Tensor, shape (n, d)
         Floating; NaN where an entry is missing.
@@ -149,14 +152,15 @@ def impute(model: MixtureAutoencoder, x: Tensor) -> Tensor:
     >>> impute(mixture.model_, torch.tensor([[2.0, torch.nan]]))
     tensor([[2., 1.]])
     """
-    _check_incomplete(model, x)
+    model, x = _checked_incomplete(model, x)
     return model.complete(x)
 
 
-def sample_missing(model: MixtureAutoencoder, x: Tensor, generator: torch.Generator) -> Tensor:
+def sample_missing(model: Any, x: Any, generator: torch.Generator | int | None = None) -> Tensor:
     """Return the rows with the missing entries of each drawn from p(x_b | x_a), in the dtype of ``x``, shape (n, d).
 
-    Parameters and errors are those of :func:`impute`.
+    Parameters and errors are those of :func:`impute`. A seed stands for a generator; by default one is drawn by torch's
+    own.
 
     Examples
     --------
@@ -167,11 +171,11 @@ def sample_missing(model: MixtureAutoencoder, x: Tensor, generator: torch.Genera
     >>> bool((drawn[:, 0] == 2).all()), abs(float(drawn[:, 1].mean()) - 1) < 0.1
     (True, True)
     """
-    _check_incomplete(model, x)
-    return model.complete(x, generator)
+    model, x = _checked_incomplete(model, x)
+    return model.complete(x, as_generator(generator, x.device))
 
 
-def observed_log_prob(model: MixtureAutoencoder, x: Tensor) -> Tensor:
+def observed_log_prob(model: Any, x: Any) -> Tensor:
     r"""Return the log-density of what each row has, :math:`\log p(x_a)`, in nats, in the dtype of ``x``, shape (n,).
 
     Entries that are NaN are integrated out. A row without any entry has the log-density 0. Rows that miss different
@@ -184,7 +188,7 @@ def observed_log_prob(model: MixtureAutoencoder, x: Tensor) -> Tensor:
     >>> observed_log_prob(mixture.model_, torch.tensor([[0.0, torch.nan]]))  # log N(0; 0, 1)
     tensor([-0.9189])
     """
-    _check_incomplete(model, x)
+    model, x = _checked_incomplete(model, x)
     return model.log_prob(x)
 
 
@@ -223,7 +227,8 @@ def require_marginals(model: MixtureAutoencoder) -> None:
         )
 
 
-def _check_incomplete(model: MixtureAutoencoder, x: Tensor) -> None:
+def _checked_incomplete(given: Any, rows: Any) -> tuple[MixtureAutoencoder, Tensor]:
+    model, x = as_model(given), as_tensor("x", rows)
     require_marginals(model)
     if x.ndim != 2 or x.shape[1] != model.n_features or not x.is_floating_point():
         raise DataError(
@@ -235,6 +240,7 @@ def _check_incomplete(model: MixtureAutoencoder, x: Tensor) -> None:
         raise DataError(
             f"Rows contain infinity, first at row {row}, column {column}; a missing entry is NaN, not infinity."
         )
+    return model, x
 
 
 def _log_joint(model: MixtureAutoencoder, known: Tensor, z: Tensor) -> Tensor:

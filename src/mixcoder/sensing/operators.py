@@ -11,6 +11,8 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
+from mixcoder.sensing.given import as_rows, as_tensor
+
 
 class Operator(ABC):
     """A linear map H from rows of d features to m measurements.
@@ -92,6 +94,7 @@ class Matrix(Operator):
     values: Tensor
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "values", as_tensor("An operator's matrix", self.values))
         if self.values.ndim != 2 or 0 in self.values.shape:
             raise ValueError(
                 f"An operator's matrix has shape (n_measurements, n_features), got {tuple(self.values.shape)}."
@@ -106,10 +109,12 @@ class Matrix(Operator):
 
     def apply(self, x: Tensor) -> Tensor:
         """Return H x of each row, shape (n, m)."""
+        x = as_rows(x, self.n_features)
         return x @ self.values.to(x).T
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return H' y of each row, shape (n, d)."""
+        y = as_rows(y, self.n_measurements)
         return y @ self.values.to(y)
 
     def matrix(self, like: Tensor | None = None) -> Tensor:
@@ -157,10 +162,12 @@ class GaussianRandom(Operator):
 
     def apply(self, x: Tensor) -> Tensor:
         """Return H x of each row, shape (n, m)."""
+        x = as_rows(x, self.n_features)
         return x @ self.matrix(x).T
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return H' y of each row, shape (n, d)."""
+        y = as_rows(y, self.n_measurements)
         return y @ self.matrix(y)
 
     def matrix(self, like: Tensor | None = None) -> Tensor:
@@ -192,6 +199,7 @@ class Rows(Operator):
     n_columns: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", as_tensor("columns", self.columns))
         if self.columns.ndim != 1 or self.columns.dtype != torch.int64:
             raise ValueError(
                 f"columns must be int64 of shape (m,), got {self.columns.dtype} of shape "
@@ -209,8 +217,14 @@ class Rows(Operator):
         return cls(torch.tensor(columns, dtype=torch.int64), n_features)
 
     @classmethod
-    def observed(cls, mask: Tensor) -> Self:
+    def observed(cls, mask: Any) -> Self:
         """Return the operator that sees the columns where ``mask``, shape (d,) bool, is true."""
+        mask = as_tensor("A mask", mask)
+        if mask.ndim != 1 or mask.dtype != torch.bool:
+            raise ValueError(
+                f"A mask of features is bool of shape (d,), got {mask.dtype} of shape {tuple(mask.shape)}; RowMasks "
+                "takes a mask a row, inpainting one of an image."
+            )
         return cls(mask.nonzero()[:, 0], int(mask.shape[0]))
 
     @property
@@ -220,10 +234,11 @@ class Rows(Operator):
 
     def apply(self, x: Tensor) -> Tensor:
         """Return the seen columns, shape (n, m)."""
-        return x[:, self.columns.to(x.device)]
+        return as_rows(x, self.n_features)[:, self.columns.to(x.device)]
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return the measurements in their columns, zeros elsewhere, shape (n, d)."""
+        y = as_rows(y, self.n_measurements)
         zeros = torch.zeros(y.shape[0], self.n_columns, dtype=y.dtype, device=y.device)
         return zeros.index_add_(1, self.columns.to(y.device), y)
 
@@ -273,11 +288,11 @@ class Physics(Operator):
 
     def apply(self, x: Tensor) -> Tensor:
         """Return A of each row, shape (n, m)."""
-        return self._through(self.physics.A, x, self.signal_shape)
+        return self._through(self.physics.A, as_rows(x, self.n_features), self.signal_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return the adjoint of A of each row, shape (n, d)."""
-        return self._through(self.physics.A_adjoint, y, self.measured_shape)
+        return self._through(self.physics.A_adjoint, as_rows(y, self.n_measurements), self.measured_shape)
 
     @staticmethod
     def _through(function: Callable[[Tensor], Tensor], rows: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -312,11 +327,11 @@ class SciPyOperator(Operator):
 
     def apply(self, x: Tensor) -> Tensor:
         """Return H x of each row, shape (n, m)."""
-        return self._through(self.linear.matmat, x)
+        return self._through(self.linear.matmat, as_rows(x, self.n_features))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return H' y of each row, shape (n, d)."""
-        return self._through(self.linear.rmatmat, y)
+        return self._through(self.linear.rmatmat, as_rows(y, self.n_measurements))
 
     @staticmethod
     def _through(function: Callable[[Any], Any], rows: Tensor) -> Tensor:
@@ -324,7 +339,7 @@ class SciPyOperator(Operator):
 
 
 def as_operator(value: Any) -> Operator:
-    """Return a value as an operator: one of ours, a matrix, or a SciPy ``LinearOperator``.
+    """Return a value as an operator: one of ours, a matrix, dense or sparse, or a SciPy ``LinearOperator``.
 
     deepinv's physics do not say the shape of a signal: wrap them with :meth:`Physics.of`.
 
@@ -335,22 +350,37 @@ def as_operator(value: Any) -> Operator:
     """
     if isinstance(value, Operator):
         return value
+    if hasattr(value, "patterns"):  # RowMasks, which know this module
+        raise TypeError(
+            "RowMasks is an operator a row, and only posterior takes it; elsewhere take the rows of each mask by "
+            "themselves, with Rows.observed(mask)."
+        )
     if hasattr(value, "A_adjoint"):
         raise TypeError(
             "A physics does not say the shape of its signals; pass Physics.of(physics, signal_shape) instead."
         )
     if hasattr(value, "rmatmat"):
         return SciPyOperator(value)
+    if hasattr(value, "tocsr"):
+        return _of_sparse(value.tocsr())
     if isinstance(value, Tensor):
         return Matrix(value.detach())
     try:
-        matrix = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
+        matrix = as_tensor("An operator's matrix", value)
+    except (TypeError, ValueError) as error:
         raise TypeError(
             f"An operator is one of mixcoder.sensing, a matrix of shape (n_measurements, n_features) or a SciPy "
-            f"LinearOperator, got {type(value).__name__}: {error}."
+            f"LinearOperator, got {type(value).__name__}: {error}"
         ) from error
-    return Matrix(matrix)
+    return Matrix(matrix.double())
+
+
+def _of_sparse(matrix: Any) -> SciPyOperator:
+    from scipy.sparse.linalg import aslinearoperator
+
+    if not bool(torch.isfinite(as_tensor("A sparse matrix", matrix.data)).all()):
+        raise ValueError("An operator's matrix must be finite, got NaN or infinity; replace them.")
+    return SciPyOperator(aslinearoperator(matrix))
 
 
 __all__ = ["GaussianRandom", "Matrix", "Operator", "Physics", "Rows", "SciPyOperator", "as_operator"]

@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.encoders.argmax import rowwise_argmax
 from mixcoder.errors import DataError
+from mixcoder.sensing.given import as_generator, as_variance
 from mixcoder.sensing.grouped import GroupedPosterior
 from mixcoder.sensing.low_rank import view_of
 from mixcoder.sensing.masks import MaskedView, RowMasks
@@ -170,7 +170,7 @@ class Posterior:
             result[rows] = (self._component(k, rows) + self.prior.shift).to(result.dtype)
         return result, index
 
-    def sample(self, n_draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, n_draws: int, generator: torch.Generator | int | None = None) -> tuple[Tensor, Tensor]:
         r"""Return draws from the posterior, shape (n_draws, n, d), and the component of each, shape (n_draws, n).
 
         A draw of the prior and of its observation is corrected by what it got wrong, so that no :math:`C_k` is ever
@@ -178,9 +178,12 @@ class Posterior:
 
         .. math:: x = x_0 + \Sigma_k H' S_k^{-1} (y - H x_0 - e_0), \quad x_0 \sim N(\mu_k, \Sigma_k),\
                   e_0 \sim N(0, s^2 I)
+
+        A seed stands for a generator; by default one is drawn by torch's own.
         """
         if n_draws < 1:
             raise ValueError(f"n_draws must be at least 1, got {n_draws!r}.")
+        generator = as_generator(generator, self.y.device)
         index = torch.multinomial(self._weights(), n_draws, replacement=True, generator=generator).T
         draws = self.y.new_empty(n_draws * self.n_rows, self.prior.n_features)
         components = index.flatten()
@@ -242,7 +245,7 @@ class Posterior:
 
 
 def posterior(
-    model: MixtureAutoencoder | GaussianPrior,
+    model: Any,
     y: Tensor,
     operator: Any,
     noise_variance: float,
@@ -253,7 +256,7 @@ def posterior(
 
     Parameters
     ----------
-    model : MixtureAutoencoder or GaussianPrior
+    model : MixtureAutoencoder, GaussianPrior or fitted estimator
         The prior, of any Gaussian family, low rank ones included. Its encoder plays no part.
     y : Tensor, shape (n, m)
         One observation a row, float32 or float64.
@@ -277,6 +280,7 @@ def posterior(
     --------
     One number is seen, the sum of two features; its noise is as large as their spread:
 
+    >>> from mixcoder.autoencoder import MixtureAutoencoder
     >>> from mixcoder.components.gaussian_tied_spherical import (
     ...     GaussianTiedSpherical,
     ...     GaussianTiedSphericalParams,
@@ -292,11 +296,9 @@ def posterior(
     >>> seen.mean, seen.variance
     (tensor([[1., 1.]]), tensor([[0.7500, 0.7500]]))
     """
-    prior = model if isinstance(model, GaussianPrior) else GaussianPrior.of(model)
+    prior = GaussianPrior.of(model)
     temperature = checked_temperature(temperature)
-    if not 0 <= noise_variance < math.inf:
-        raise ValueError(f"noise_variance must be non-negative and finite, got {noise_variance!r}.")
-    noise_variance = float(noise_variance)
+    noise_variance = as_variance("noise_variance", noise_variance)
     if not isinstance(operator, RowMasks):
         operator = as_operator(operator)
         y = checked_observation(y, operator, prior.n_features)
@@ -355,8 +357,7 @@ def row_blocks(n_rows: int, prior: GaussianPrior, seen: Tensor) -> Iterator[slic
 
 def checked_observation(y: Any, operator: Operator, n_features: int) -> Tensor:
     """Return the observations, floating, of the width of an operator that fits the model."""
-    if not isinstance(y, Tensor):
-        raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor.")
+    _require_tensor(y)
     m, d = operator.shape
     if d != n_features:
         raise ValueError(
@@ -381,8 +382,14 @@ def checked_observation(y: Any, operator: Operator, n_features: int) -> Tensor:
     return y
 
 
-def checked_masked(y: Tensor, masks: RowMasks, n_features: int) -> Tensor:
+def _require_tensor(y: Any) -> None:
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor.")
+
+
+def checked_masked(y: Any, masks: RowMasks, n_features: int) -> Tensor:
     """Return observations of the shape of their masks, floating, zero where nothing is shown."""
+    _require_tensor(y)
     if masks.observed.shape[1] != n_features:
         raise ValueError(
             f"The masks have {masks.observed.shape[1]} features, but this model has {n_features}; they must have shape "

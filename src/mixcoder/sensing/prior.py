@@ -20,6 +20,7 @@ from mixcoder.components.gaussian_tied_diagonal import GaussianTiedDiagonalParam
 from mixcoder.components.gaussian_tied_spherical import GaussianTiedSphericalParams
 from mixcoder.components.ppca import PPCAParams
 from mixcoder.ops import low_rank
+from mixcoder.sensing.given import as_model
 from mixcoder.sensing.operators import Operator
 
 # Smallest share of a measurement's variance that the measurements before it may leave unexplained.
@@ -64,8 +65,11 @@ class GaussianPrior:
     loadings: Tensor | None = None
 
     @classmethod
-    def of(cls, model: MixtureAutoencoder) -> Self:
-        """Return the prior of a fitted model whose components are Gaussian."""
+    def of(cls, model: Any) -> Self:
+        """Return the prior of a fitted model, or estimator, whose components are Gaussian; a prior as it is."""
+        if isinstance(model, cls):
+            return model
+        model = as_model(model)
         require_normal(model)
         params, scale = model.params, model.frame.scale
         means: Tensor = params.means / scale  # type: ignore[attr-defined]
@@ -177,8 +181,12 @@ class GaussianPrior:
 
 def require_normal(model: MixtureAutoencoder) -> None:
     """Raise a TypeError where the components of a model have no normal density, low rank ones included."""
-    if not isinstance(model.family, FactorAnalyzer):
-        require_gaussian(model)
+    if not isinstance(model.family, FactorAnalyzer | Gaussian):
+        raise TypeError(
+            f"A closed form needs normal components, but this model has {type(model.family).__name__}; fit a "
+            "GaussianMixture, PPCAMixture or FactorAnalyzerMixture, or a Mixture of a family whose name begins with "
+            "'gaussian'."
+        )
 
 
 def require_gaussian(model: MixtureAutoencoder) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from mixcoder.autoencoder import MixtureAutoencoder
+import torch
+
 from mixcoder.errors import DataError
+from mixcoder.sensing.given import as_model, as_tensor
 from mixcoder.sensing.prior import GaussianPrior
 from mixcoder.sources import Source, TensorSource
 
 _BLOCK = 1 << 23  # numbers in a block of rows
 
 
-def shrunk_prior(
-    model: MixtureAutoencoder, x: Tensor | Source, *, strength: float = 50.0, min_variance: float = 1e-4
-) -> GaussianPrior:
+def shrunk_prior(model: Any, x: Any, *, strength: float = 50.0, min_variance: float = 1e-4) -> GaussianPrior:
     r"""Return the mixture of full Gaussians that a fitted model's hard codes ask for, with covariances that share.
 
     .. math::
@@ -29,9 +28,9 @@ def shrunk_prior(
 
     Parameters
     ----------
-    model : MixtureAutoencoder
-        Says which component each row belongs to: the ``model_`` of a :class:`~mixcoder.KMeans` or any mixture.
-    x : Tensor or Source, shape (n, d)
+    model : MixtureAutoencoder or fitted estimator
+        Says which component each row belongs to: a :class:`~mixcoder.KMeans`, any mixture, or its ``model_``.
+    x : Tensor, array or Source, shape (n, d)
         Rows, of any number of blocks.
     strength : float
         kappa, the number of rows that the pooled covariance counts for; non-negative.
@@ -61,7 +60,8 @@ def shrunk_prior(
         raise ValueError(f"strength must be non-negative and finite, got {strength!r}.")
     if not 0 < min_variance < float("inf"):
         raise ValueError(f"min_variance must be positive and finite, got {min_variance!r}.")
-    source = x if isinstance(x, Source) else TensorSource(x)
+    model = as_model(model)
+    source = x if isinstance(x, Source) else TensorSource(as_tensor("x", x))
     k, d = model.n_components, model.n_features
     if source.n_features != d:
         raise DataError(f"Rows have {source.n_features} features, but this model has {d}.")
