@@ -279,5 +279,9 @@ def test_planes_are_closed_under_marginals_and_conditionals(name, tmp_path):
         mixcoder.load(tmp_path / "part.mixcoder").score_samples(rows[:, rest]),
         part.score_samples(rows[:, rest]),
     )
+    few = planes.marginal([0, 1])  # no more columns than axes: ellipses
+    assert isinstance(few, mixcoder.GaussianMixture)
+    expected = [logsumexp(log_density(dense, row, [0, 1])) for row in rows]
+    np.testing.assert_allclose(few.score_samples(rows[:, [0, 1]]), expected, rtol=1e-9)
     with pytest.raises(ValueError, match="more features than latent axes"):
-        planes.marginal([0, 1])
+        marginal(planes.model_, [0, 1])  # a model keeps its family
