@@ -93,6 +93,8 @@ class HistoryDisplay:
         ]
         beta = history.get("beta")
         trace = history.get("annealing") if annealing else None
+        if trace is not None and not trace["beta"]:  # interrupted at the first temperature
+            trace = None
         return cls(bound=history["bound"], beta=beta or None, events=events, annealing=trace).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
@@ -103,8 +105,8 @@ class HistoryDisplay:
             more = self._draw_iterations()
         else:
             more = self._draw_annealing(self.annealing)
-        # An offset on top ("1e-5 - 1.2012") would have to be added to every tick in the head, and a factor on top leaves
-        # the ticks so many digits; of numbers that are as long as that the factor is still the shorter way.
+        # An offset on top ("1e-5 - 1.2012") would have to be added to every tick in the head, and a factor
+        # would have to be multiplied; it is the shorter way for long numbers alone.
         self.ax_.ticklabel_format(axis="y", useOffset=False)
         if np.abs(self.line_.get_ydata()).max() < 1e9:
             self.ax_.ticklabel_format(axis="y", style="plain")
@@ -148,8 +150,9 @@ class HistoryDisplay:
             beta, trace["free_energy"], color=blue.color, marker="o", markersize=3.5, label="free energy"
         )
         ax.set_xscale("log")
-        few = np.log10(beta.max() / beta.min()) < 3
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        decades = np.log10(beta.max() / beta.min())
+        told = (1, 2, 3, 4, 5, 7) if decades < 1 else (1, 2, 5) if decades < 3 else (1,)
+        ax.xaxis.set_major_locator(LogLocator(subs=told))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("beta, the inverse temperature", fontsize=9)
