@@ -90,12 +90,13 @@ def command(
     described = describe(survey)
     remarks, problems, warned = judge(described)
     left_out = _left_out(described)
-    if columns is None and len(left_out) == len(described):
+    if columns is None and all(c.min is None and not c.infinite for c in described):
+        names = _names(list(survey.table.columns))
         raise DataError(
-            f"{survey.table.path}: no column holds numbers ({_names(left_out)}). A report describes numbers: write "
-            "categories as 0 and 1, and dates as days since one of them."
+            f"{survey.table.path}: no column holds numbers ({names}). A report describes numbers: write categories "
+            "as 0 and 1, and dates as days since one of them."
         )
-    if survey.text and columns is not None:
+    if survey.text and (columns is not None or len(left_out) == len(described)):
         source.read(columns)  # which says it as a fit does
     table = _without(survey.table, left_out)
     tables.require_finite(table, allow_missing=True)
