@@ -9,10 +9,17 @@ from typing import Any, TextIO
 
 import numpy as np
 
-__all__ = ["MISSING", "fast_rows", "header_of", "is_blank", "number_in"]
+__all__ = ["MISSING", "fast_rows", "header_of", "is_blank", "number_in", "semicolons"]
 
 # What spreadsheets, R, pandas and SQL write for "no value"; NaN itself is read by float().
 MISSING = frozenset({"", "NA", "N/A", "<NA>", "NULL", "null", "None"})
+
+# As Python, R and JSON write truth; 1 and 0, as the booleans of a Parquet file are.
+TRUTH = {
+    word: value
+    for value, name in ((1.0, "true"), (0.0, "false"))
+    for word in (name, name.title(), name.upper())
+}
 
 
 def number_in(cell: str) -> float | None:
@@ -22,10 +29,14 @@ def number_in(cell: str) -> float | None:
     --------
     >>> number_in(" 1e3"), number_in("NA"), number_in("1_0"), number_in("x")
     (1000.0, nan, None, None)
+    >>> number_in("True"), number_in("FALSE")
+    (1.0, 0.0)
     """
     cell = cell.strip()
     if cell in MISSING:
         return math.nan
+    if cell in TRUTH:
+        return TRUTH[cell]
     if "_" in cell or not cell.isascii():  # `float` itself takes 1_0, and digits of any script
         return None
     try:
@@ -37,6 +48,22 @@ def number_in(cell: str) -> float | None:
 def is_blank(row: Sequence[str]) -> bool:
     """Return whether a line is no row. Neither commas nor "" alone are blank: those are rows of missing values."""
     return not row or (len(row) == 1 and row[0].isspace())
+
+
+def semicolons(cells: Sequence[str]) -> str:
+    """Return a sentence to end a complaint about a line with: what to do where semicolons separate its cells.
+
+    Examples
+    --------
+    >>> semicolons(["1", "2"])
+    ''
+    """
+    if not any(";" in cell for cell in cells):
+        return ""
+    return (
+        " Do semicolons separate its cells? Write commas between cells and points as decimal marks, as "
+        "pandas.read_csv(path, sep=';', decimal=',') followed by to_csv does."
+    )
 
 
 def header_of(first: Sequence[str]) -> tuple[bool, str | None]:
@@ -53,6 +80,8 @@ def header_of(first: Sequence[str]) -> tuple[bool, str | None]:
     numbers = [cell for cell in first if cell not in MISSING and number_in(cell) is not None]
     if texts and numbers:
         return False, f"has both text ({texts[0]!r}) and numbers ({numbers[0]!r})"
+    if all(cell in TRUTH for cell in first):  # a table of booleans, or one with a column for each
+        return False, f"holds truth values alone ({', '.join(first[:3])})"
     counted = [[str(j + by) for j in range(len(first))] for by in (0, 1)]
     if len(first) > 1 and list(first) in counted:
         return False, f"counts {first[0]}, {first[1]}, ..."

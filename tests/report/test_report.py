@@ -18,6 +18,7 @@ from mixcoder.cli.tables import write_table
 from mixcoder.errors import DataError
 from mixcoder.report import analyse
 from mixcoder.report.analysis import effect_sizes
+from mixcoder.report.page import _distinct
 
 SECTIONS = ["health", "model", "map", "clusters", "outliers", "code"]
 NAMES = ["sepal length", "sepal <b>width</b>", "petal length", "petal & width"]
@@ -292,6 +293,7 @@ def test_missing_cells_are_integrated_out(tmp_path, monkeypatch):
     page = Page(Path("report.html").read_text(encoding="utf-8"))
     assert "6 cells of the columns fitted, 2.5 %, are missing" in page.text
     assert "the density of those that are there" in page.text
+    assert "1 row holds no value at all: the fit leaves it out" in page.text
     assert "nan" not in page.cells
 
 
@@ -309,7 +311,13 @@ def test_what_a_report_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("infinite.csv").write_text("a,b\n1,2\n3,inf\n5,6\n", encoding="utf-8")
     Path("text.csv").write_text("a,b\nu,v\nw,x\ny,z\n", encoding="utf-8")
-    for name, told in (("infinite.csv", "is inf"), ("text.csv", "not a number")):
+    Path("typos.csv").write_text("a,b\n1,v\nw,2\n", encoding="utf-8")
+    refused = {
+        "infinite.csv": "is inf",
+        "text.csv": "no column holds numbers (a, b)",
+        "typos.csv": "line 2, column 'b': 'v' is not a number",
+    }
+    for name, told in refused.items():
         result = CliRunner().invoke(main, ["report", name])
         assert result.exit_code == 3
         assert told in result.stderr
@@ -323,3 +331,33 @@ def test_what_a_report_refuses(tmp_path, monkeypatch):
     Path("there.html").write_text("mine", encoding="utf-8")
     assert CliRunner().invoke(main, ["report", "ok.csv", "-o", "there.html"]).exit_code == 2
     assert Path("there.html").read_text(encoding="utf-8") == "mine"
+
+
+def test_one_model_under_several_names_is_no_evidence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_table("cloud.csv", np.random.default_rng(0).normal(size=(60, 1)), ["x"])
+    record = json.loads(run("cloud.csv", "--most", "2", "--json"))
+    page = Page(Path("report.html").read_text(encoding="utf-8"))
+    assert record["components"] == 1
+    assert "covariances it is the same model. The next best, 2 components" in page.text
+    one = next(cell for cell in page.cells if " = " in cell)
+    assert set(one.split(" = ")) == {"full", "tied", "diag", "spherical"}
+
+
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("k", [1, 2])
+def test_models_that_are_the_same_have_the_same_parameters_and_likelihood(d, k):
+    x = np.random.default_rng(0).normal(size=(40, d)) + 9 * (np.arange(40)[:, None] % 2)
+    kinds = ["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"]
+    chosen = mixcoder.select(
+        mixcoder.GaussianMixture(random_state=0, tol=1e-12, max_iter=1000),
+        x,
+        {"covariance_type": kinds, "n_components": [k]},
+    )
+    groups = _distinct(chosen.candidates, d)
+    for group in groups:
+        assert len({c.n_parameters for c in group}) == 1
+        np.testing.assert_allclose([c.log_likelihood for c in group], group[0].log_likelihood, rtol=1e-9)
+    firsts = np.sort([group[0].log_likelihood for group in groups])
+    assert len(groups) == {(1, 1): 1, (1, 2): 2, (3, 1): 3, (3, 2): 6}[d, k]
+    assert (np.diff(firsts) > 1e-6).all()

@@ -82,6 +82,7 @@ def command(
     from mixcoder.cli import models, tables
     from mixcoder.cli.check import count_distinct, judge
     from mixcoder.cli.columns import as_records, describe
+    from mixcoder.errors import DataError
 
     start = time.perf_counter()
     source = tables.open_table(data, key=key, header=header)
@@ -89,6 +90,12 @@ def command(
     described = describe(survey)
     remarks, problems, warned = judge(described)
     left_out = _left_out(described)
+    if columns is None and all(c.min is None and not c.infinite for c in described):
+        names = _names(list(survey.table.columns))
+        raise DataError(
+            f"{survey.table.path}: no column holds numbers ({names}). A report describes numbers: write categories "
+            "as 0 and 1, and dates as days since one of them."
+        )
     if survey.text and (columns is not None or len(left_out) == len(described)):
         source.read(columns)  # which says it as a fit does
     table = _without(survey.table, left_out)
@@ -112,6 +119,7 @@ def command(
             components=components,
             seed=seed,
         )
+        warned += _told_of_empty(found.x)
         records = [c | {"remark": remarks.get(c["name"], "")} for c in as_records(described)]
         health = Health(
             table.path,
@@ -181,6 +189,21 @@ def command(
 def _left_out(described: list[Any]) -> list[str]:
     """The columns that hold text, or nothing at all."""
     return [c.name for c in described if c.text or (c.min is None and not c.infinite)]
+
+
+def _names(columns: list[str]) -> str:
+    return ", ".join(columns[:5]) + (f" and {number(len(columns) - 5)} more" if len(columns) > 5 else "")
+
+
+def _told_of_empty(x: Any) -> list[str]:
+    """What is to be said of rows without any value in the columns that are fitted."""
+    import numpy as np
+
+    n = int(np.isnan(x).all(axis=1).sum())
+    if not n:
+        return []
+    told = f"{count(n, 'row holds', 'rows hold')} no value at all: the fit leaves {'it' if n == 1 else 'them'} out"
+    return [f"{told}, and the cluster of the largest weight counts such rows as its own"]
 
 
 def _without(table: Any, names: list[str]) -> Any:

@@ -31,7 +31,7 @@ from typing import Any, BinaryIO, Protocol, TextIO, final
 
 import numpy as np
 
-from mixcoder._cells import fast_rows, header_of, is_blank, number_in
+from mixcoder._cells import fast_rows, header_of, is_blank, number_in, semicolons
 from mixcoder.errors import DataError, PrecisionWarning
 
 __all__ = [
@@ -235,6 +235,7 @@ class CsvFile:
             verb = "numbers" if doubt.startswith("counts") else "names"
             raise DataError(
                 f"{self.path} line 1 {doubt}: say --header if it {verb} the columns, --no-header if it is a row."
+                + semicolons(first)
             )
         return named
 
@@ -257,13 +258,13 @@ class CsvFile:
                 if len(row) != width:
                     raise DataError(
                         f"{self.path} line {line} has {len(row)} cells, but line {max(self._skip, 1)} has {width}: "
-                        "give every line the same number of commas."
+                        "give every line the same number of commas." + semicolons(row)
                     )
                 for j in chosen:
                     value = number_in(row[j])
                     if value is None:
                         name, cell = self.columns[j], row[j].strip()
-                        if strict:
+                        if strict or (width == 1 and semicolons(row)):
                             raise DataError(self._text_cell(name, cell, line))
                         seen = text.get(name) or TextCells(0, n, line, cell)
                         text[name] = TextCells(seen.count + 1, seen.row, seen.line, seen.example)
@@ -274,8 +275,8 @@ class CsvFile:
 
     def _text_cell(self, name: str, cell: str, line: int) -> str:
         short = cell if len(cell) <= 40 else cell[:37] + "..."
-        if len(self.columns) == 1 and ";" in cell:
-            return f"{self.path} line {line} reads {short!r}: separate the cells by commas, not semicolons."
+        if len(self.columns) == 1 and (hint := semicolons([cell])):
+            return f"{self.path} line {line} reads {short!r}, one cell that is not a number.{hint}"
         return (
             f"{self.path} line {line}, column {name!r}: {short!r} is not a number; "
             "mend the cell, or choose the columns to use with --columns."

@@ -40,6 +40,20 @@ def rows(estimator: Any, X: Any) -> np.ndarray:
     return rows_of(estimator, X, reset=False).double().numpy(force=True)
 
 
+def filled(estimator: Any, X: Any, x: np.ndarray) -> np.ndarray:
+    """Return the rows x that :func:`rows` made of X, each missing cell as the model expects it given the others."""
+    return array(estimator.impute(X)).astype(np.float64) if np.isnan(x).any() else x
+
+
+def grid_points(grid_size: Any, display: str) -> int:
+    """Return the number of points along an axis, or say what is expected."""
+    if isinstance(grid_size, bool) or not isinstance(grid_size, int | np.integer) or grid_size < 2:
+        raise ValueError(
+            f"grid_size of {display} is a whole number of points, 2 at least, got {grid_size!r}."
+        )
+    return int(grid_size)
+
+
 def array(values: Any) -> np.ndarray:
     """Return what an estimator answered as a NumPy array."""
     return values.numpy(force=True) if hasattr(values, "numpy") else np.asarray(values)

@@ -32,8 +32,14 @@ class Plane:
     names: tuple[str, ...]
 
     def coordinates(self, x: np.ndarray) -> np.ndarray:
-        """Return rows (n d) as points (n e)."""
-        return (x - self.origin) @ self.axes
+        """Return rows (n d) as points (n e); cells that the axes do not show may be missing."""
+        shown = self.shown
+        return (x[:, shown] - self.origin[shown]) @ self.axes[shown]
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Which columns have a part in the axes, shape (d,)."""
+        return np.asarray(self.axes.any(axis=1))
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def principal(estimator: Any, x: np.ndarray | None, *, standardize: bool = True)
     Unless told otherwise, features are divided by their standard deviations first, so that the picture does not depend
     on their units.
     """
-    if x is None:
+    if x is None or not len(x):
         prior = moments(estimator.model_)
         mean = prior.weights @ prior.means
         apart = prior.means - mean
@@ -138,6 +144,29 @@ def principal(estimator: Any, x: np.ndarray | None, *, standardize: bool = True)
     shares = values[::-1][:2] / values.sum()
     names = tuple(f"principal axis {i + 1} ({100 * share:.0f} %)" for i, share in enumerate(shares))
     return Plane(mean, axes / scale[:, None], names)
+
+
+def chosen(
+    estimator: Any, x: np.ndarray | None, columns: list[int] | None, *, standardize: bool = True
+) -> Plane:
+    """Return the plane of two columns; without columns that of both of two, else the principal one."""
+    if columns is None and estimator.n_features_in_ > 2:
+        return principal(estimator, x, standardize=standardize)
+    return on_columns(estimator, [0, 1] if columns is None else columns)
+
+
+def rows_on(estimator: Any, X: Any, columns: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that have a place on :func:`chosen`, and which of X they are, shape (n,).
+
+    On columns those that have all of them. On the principal plane, on which every column has a part, missing cells are
+    as the model expects them, and only rows without any cell have no place.
+    """
+    x = _ask.rows(estimator, X)
+    if columns is None and x.shape[1] > 2:
+        there = np.asarray(~np.isnan(x).all(axis=1))
+        return _ask.filled(estimator, X, x)[there], there
+    there = np.asarray(~np.isnan(x if columns is None else x[:, columns]).any(axis=1))
+    return x[there], there
 
 
 def moments(model: MixtureAutoencoder) -> PlanarMixture:

@@ -47,10 +47,15 @@ def shades() -> Any:
 
 def axes_of(ax: Any, size: tuple[float, float] = (5.2, 4.0)) -> tuple[Any, Any]:
     """Return the axes to draw on and their figure: those given, or new ones."""
+    from matplotlib.axes import Axes
+
     if ax is None:
         from matplotlib import pyplot as plt
 
         _, ax = plt.subplots(figsize=size, layout="constrained")
+    if not isinstance(ax, Axes):
+        several = f" of shape {ax.shape}: give one of them" if isinstance(ax, np.ndarray) else ""
+        raise TypeError(f"ax is the one matplotlib Axes to draw on, got {type(ax).__name__}{several}.")
     return ax, ax.figure
 
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mixcoder.plot import _ask
+from mixcoder.plot import _ask, _style
 from mixcoder.plot.density import DensityDisplay
 from mixcoder.plot.ellipses import EllipseDisplay
 
@@ -68,6 +68,7 @@ class CornerDisplay:
         ----------
         estimator : fitted mixture
         X : array-like, shape (n_samples, n_features), optional
+            A row is drawn wherever it has the features shown.
         features : sequence of int or str, optional
             By default all, but of more than five those whose means differ most between components, relative to the
             spread within them.
@@ -78,6 +79,7 @@ class CornerDisplay:
         from matplotlib import pyplot as plt
 
         _ask.require_density(estimator, cls.__name__)
+        grid_size = _ask.grid_points(grid_size, cls.__name__)
         columns = _telling(estimator) if features is None else _ask.columns_of(estimator, features)
         if len(columns) < 2:
             raise ValueError("A corner has two features or more: use DensityDisplay for one.")
@@ -139,6 +141,8 @@ def _grid(ax: Any, m: int) -> np.ndarray:
     axes = np.asarray(ax, dtype=object)
     if axes.shape != (m, m):
         raise ValueError(f"{m} features need axes of shape ({m}, {m}), got {axes.shape}.")
+    for one in axes.flat:
+        _style.axes_of(one)  # which refuses what is none
     return axes
 
 

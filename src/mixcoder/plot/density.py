@@ -55,15 +55,17 @@ class DensityDisplay:
         ----------
         estimator : fitted mixture
         X : array-like, shape (n_samples, n_features), optional
-            Rows for the histogram.
+            Rows for the histogram; those that miss the feature are left out.
         feature : int or str, default=0
         grid_size : int, default=400
         ax : matplotlib Axes, optional
         """
         _ask.require_density(estimator, cls.__name__)
-        plane = _planes.on_columns(estimator, _ask.columns_of(estimator, feature))
+        grid_size = _ask.grid_points(grid_size, cls.__name__)
+        columns = _ask.columns_of(estimator, feature)
+        plane = _planes.on_columns(estimator, columns)
         mixture = _planes.project(estimator.model_, plane)
-        rows = None if X is None else plane.coordinates(_ask.rows(estimator, X))
+        rows = None if X is None else plane.coordinates(_planes.rows_on(estimator, X, columns)[0])
         (low,), (high,) = mixture.limits(rows)
         grid = np.linspace(low, high, grid_size)
         # A component much narrower than the picture falls between the points of an even grid.
@@ -86,7 +88,7 @@ class DensityDisplay:
             Of the histogram, as for :func:`numpy.histogram_bin_edges`; "auto" takes more bins than NumPy does.
         """
         ax, self.figure_ = _style.axes_of(ax)
-        if self.rows is not None:
+        if self.rows is not None and len(self.rows):
             ax.hist(
                 self.rows, self._edges(bins), density=True, color="#e4e4e4", edgecolor="white", linewidth=0.5
             )

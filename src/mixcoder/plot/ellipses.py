@@ -93,7 +93,8 @@ class EllipseDisplay:
         ----------
         estimator : fitted mixture
         X : array-like, shape (n_samples, n_features), optional
-            Rows to draw, each with the look of its most probable component.
+            Rows to draw, each with the look of its most probable component. Of rows with missing cells those are drawn
+            that have both features; on the plane along which rows spread most, at what the model expects of them.
         features : pair of int or str, optional
             Two features; by default both of two, else the plane along which the rows (or the mixture) spread most.
         mass : float, default=0.9
@@ -110,8 +111,10 @@ class EllipseDisplay:
             raise ValueError(f"mass is the share that an ellipse holds, between 0 and 1, got {mass}.")
         if estimator.n_features_in_ < 2:
             raise ValueError("One feature makes no plane: use DensityDisplay.")
-        x = None if X is None else _ask.rows(estimator, X)
-        plane = cls._plane(estimator, x, features, standardize)
+        grid_size = _ask.grid_points(grid_size, cls.__name__)
+        columns = cls._columns(estimator, features)
+        x, there = (None, None) if X is None else _planes.rows_on(estimator, X, columns)
+        plane = _planes.chosen(estimator, x, columns, standardize=standardize)
         mixture = _planes.project(estimator.model_, plane)
         points = None if x is None else plane.coordinates(x)
         low, high = mixture.limits(points)
@@ -127,21 +130,19 @@ class EllipseDisplay:
             density=mixture.densities(mesh).sum(1).reshape(grid_size, grid_size),
             mass=mass,
             rows=points,
-            labels=None if X is None else _ask.array(estimator.predict(X)),
+            labels=None if X is None else _ask.array(estimator.predict(X))[there],
             names=plane.names[:2],  # type: ignore[arg-type]
         )
         return display.plot(ax=ax)
 
     @staticmethod
-    def _plane(estimator: Any, x: Any, features: Any, standardize: bool) -> _planes.Plane:
-        if features is None and estimator.n_features_in_ > 2:
-            return _planes.principal(estimator, x, standardize=standardize)
-        columns = _ask.columns_of(estimator, (0, 1) if features is None else features)
-        if len(columns) != 2:
+    def _columns(estimator: Any, features: Any) -> list[int] | None:
+        columns = None if features is None else _ask.columns_of(estimator, features)
+        if columns is not None and len(columns) != 2:
             raise ValueError(
                 f"A plane has two features, got {len(columns)}: {features!r}; CornerDisplay draws more."
             )
-        return _planes.on_columns(estimator, columns)
+        return columns
 
     def plot(
         self,
@@ -168,7 +169,7 @@ class EllipseDisplay:
 
         ax, self.figure_ = _style.axes_of(ax)
         self.contours_ = self._contours(ax) if contours else None
-        size = float(np.clip(60 / np.sqrt(1 if self.rows is None else len(self.rows)) * 3, 5, 22))
+        size = float(np.clip(60 / np.sqrt(1 if self.rows is None else max(len(self.rows), 1)) * 3, 5, 22))
         if self.rows is not None:
             shown = _style.thin(len(self.rows), max_rows)
             for k in np.unique(self.labels[shown]):

@@ -76,6 +76,7 @@ class EmbeddingDisplay:
                 f"{type(estimator).__name__}."
             )
         check_is_fitted(estimator)
+        grid_size = _ask.grid_points(grid_size, cls.__name__)
         anchors = _ask.array(estimator.anchors_).astype(np.float64)
         if anchors.shape[1] < 2:
             raise ValueError("An embedding of one axis makes no map: fit one with two axes.")

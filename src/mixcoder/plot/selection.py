@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from mixcoder.plot import _ask, _style
-from mixcoder.selection import Selection
+from mixcoder.selection import CRITERIA, Selection
 
 _NAMES = {"bic": "BIC", "icl": "ICL", "aic": "AIC", "held_out": "held-out log-density, nats per row"}
 
@@ -78,7 +78,20 @@ class SelectionDisplay:
 
     @classmethod
     def from_selection(cls, selection: Selection, *, criterion: str | None = None, ax: Any = None) -> Self:
-        """Draw what :func:`mixcoder.select` tried, by its own criterion or another one."""
+        """Draw what :func:`mixcoder.select` tried, by its own criterion or another one.
+
+        Raises
+        ------
+        ValueError
+            If no fit that succeeded has the criterion, as held-out likelihoods that were not asked for.
+        """
+        asked = criterion or selection.criterion
+        made = [c for c in selection.candidates if c.failure is None]
+        if asked in CRITERIA and made and all(np.isnan(getattr(c, asked)) for c in made):
+            raise ValueError(
+                f"No candidate has {asked!r}, which takes fits of its own: ask for it in the selection, "
+                f"mixcoder.select(estimator, X, grid, criterion={asked!r}), and give its result to from_selection."
+            )
         return cls(selection=selection, criterion=criterion or selection.criterion).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:

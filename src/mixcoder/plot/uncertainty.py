@@ -54,22 +54,21 @@ class UncertaintyDisplay:
         ----------
         estimator : fitted mixture
         X : array-like, shape (n_samples, n_features), of two features or more
+            Of rows with missing cells those are drawn that have both features; on the plane along which rows spread
+            most, at what the model expects of them.
         features : pair of int or str, optional
             By default the plane along which the rows spread most.
         ax : matplotlib Axes, optional
         """
         _ask.require_density(estimator, cls.__name__)
-        x = _ask.rows(estimator, X)
-        if x.shape[1] < 2:
+        if estimator.n_features_in_ < 2:
             raise ValueError("One feature makes no plane: use ResponsibilityDisplay.")
-        if features is None and x.shape[1] > 2:
-            plane = _planes.principal(estimator, x)
-        else:
-            columns = _ask.columns_of(estimator, (0, 1) if features is None else features)
-            if len(columns) != 2:
-                raise ValueError(f"A plane has two features, got {len(columns)}: {features!r}.")
-            plane = _planes.on_columns(estimator, columns)
-        code = _ask.array(estimator.predict_proba(X)).astype(np.float64)
+        columns = None if features is None else _ask.columns_of(estimator, features)
+        if columns is not None and len(columns) != 2:
+            raise ValueError(f"A plane has two features, got {len(columns)}: {features!r}.")
+        x, there = _planes.rows_on(estimator, X, columns)
+        plane = _planes.chosen(estimator, x, columns)
+        code = _ask.array(estimator.predict_proba(X)).astype(np.float64)[there]
         display = cls(
             rows=plane.coordinates(x), uncertainty=1 - code.max(1), labels=code.argmax(1), names=plane.names
         )
@@ -85,6 +84,7 @@ class UncertaintyDisplay:
             Uncertainty above which a row is drawn as doubtful, on top of the others.
         """
         ax, self.figure_ = _style.axes_of(ax)
+        most = float(self.uncertainty.max(initial=0.0))
         sure = self.uncertainty <= threshold
         for k in np.unique(self.labels):
             look = _style.look(int(k))
@@ -92,14 +92,14 @@ class UncertaintyDisplay:
             ax.scatter(*part.T, s=14, c=look.color, marker=look.marker, alpha=0.55, linewidths=0)
         doubtful = np.flatnonzero(~sure)
         doubtful = doubtful[np.argsort(self.uncertainty[doubtful])]
-        share = self.uncertainty[doubtful] / max(float(self.uncertainty.max()), 1e-12)
+        share = self.uncertainty[doubtful] / max(most, 1e-12)
         self.doubtful_ = ax.scatter(
             *self.rows[doubtful].T,
             s=12 + 60 * share,
             c=self.uncertainty[doubtful],
             cmap=_doubt(),
             vmin=0,
-            vmax=max(0.5, float(self.uncertainty.max())),
+            vmax=max(0.5, most),
             edgecolors=_style.INK,
             linewidths=0.6,
             label=f"in doubt (> {threshold:g}): {len(doubtful)} of {len(self.rows)}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -164,6 +164,22 @@ def _told(candidate: Candidate) -> str:
     return f"{k} component{'' if k == 1 else 's'} with {_covariance(candidate)} covariances"
 
 
+def _kind(candidate: Candidate, n_features: int) -> tuple[int, str]:
+    """Return what a model is whatever it is called: one component ties with none, one feature has one shape."""
+    k, covariance = candidate.n_components, str(candidate.settings["covariance_type"])
+    tied, shape = covariance.startswith("tied") and k > 1, covariance.removeprefix("tied").removeprefix("_")
+    shape = "spherical" if n_features == 1 else shape or "full"
+    return k, f"tied {shape}" if tied else shape
+
+
+def _distinct(candidates: Iterable[Candidate], n_features: int) -> list[list[Candidate]]:
+    """Return candidates that are the same model under several names together, in the order of the first of each."""
+    groups: dict[tuple[int, str], list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(_kind(candidate, n_features), []).append(candidate)
+    return list(groups.values())
+
+
 # Sections
 
 
@@ -205,14 +221,17 @@ def _health(analysis: Analysis, health: Health, images: Images | None) -> str:
 def _model(analysis: Analysis) -> str:
     selection = analysis.selection
     best, tried = selection.best, selection.candidates
-    others = [c for c in selection.ranked[1:] if c.failure is None]
+    same, *others = _distinct((c for c in selection.ranked if c.failure is None), analysis.x.shape[1])
     failed = [c for c in tried if c.failure is not None]
     text = (
         f"Of {len(tried)} Gaussian mixtures the one with the least BIC was chosen: {_told(best)}. BIC weighs how "
         "well rows are explained against the number of parameters; a difference of 10 is strong evidence."
     )
+    if len(same) > 1:
+        *names, last = (_covariance(c) for c in same[1:])
+        text += f" With {', '.join(names) + ' or ' if names else ''}{last} covariances it is the same model."
     if others:
-        text += f" The next best, {_told(others[0])}, is {number(others[0].bic - best.bic)} behind."
+        text += f" The next best, {_told(others[0][0])}, is {number(others[0][0].bic - best.bic)} behind."
     parts = [f"<p>{escape(text)}</p>"]
     sizes = {c.n_components for c in tried}
     if len(sizes) > 1 and best.n_components == max(sizes):
@@ -237,15 +256,15 @@ def _model(analysis: Analysis) -> str:
     rows = [
         (
             str(c.n_components),
-            _covariance(c),
+            " = ".join(_covariance(one) for one in group),
             number(c.n_parameters),
             number(c.log_likelihood),
             number(c.bic),
             number(c.bic - best.bic),
             number(c.icl),
         )
-        for c in selection.ranked[:5]
-        if c.failure is None
+        for group in [same, *others][:5]
+        for c in group[:1]
     ]
     heads = ("components", "covariance", "parameters", "log-likelihood", "BIC", "behind", "ICL")
     parts.append(table(heads, rows, text=(1,)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 CRITERIA = ("bic", "icl", "aic", "held_out")
@@ -141,8 +142,38 @@ class Selection:
             lines.append(f"  {c.label() or 'as given'}: {told}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: the best first, and of the criteria those that were computed."""
+        criteria = [c for c in CRITERIA if any(not math.isnan(getattr(one, c)) for one in self.candidates)]
+        settings = list(dict.fromkeys(name for c in self.candidates for name in c.settings))
+        more = [] if "n_components" in settings else ["n_components"]
+        heads = [*settings, *more, "n_parameters", "log_likelihood", *criteria, "seconds", "not chosen"]
+        rows = "".join(
+            _row(
+                "td",
+                [
+                    *(str(c.settings.get(name, "")) for name in settings),
+                    *(str(getattr(c, name)) for name in (*more, "n_parameters")),
+                    *(_told(getattr(c, name)) for name in ("log_likelihood", *criteria, "seconds")),
+                    c.failure or "",
+                ],
+            )
+            for c in self.ranked
+        )
+        caption = f"{len(self.candidates)} models by {self.criterion}, the best first"
+        head = f"<caption>{escape(caption)}</caption><thead>{_row('th', heads)}</thead>"
+        return f"<table>{head}<tbody>{rows}</tbody></table>"
+
     def __repr__(self) -> str:
         return f"Selection of {len(self.candidates)} candidates by {self.criterion!r}"
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _told(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
 
 
 __all__ = ["CRITERIA", "Candidate", "Selection"]

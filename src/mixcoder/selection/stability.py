@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor
 
 # Hennig's thumb rules for the mean Jaccard similarity over bootstrap samples.
 STABLE, DISSOLVED = 0.75, 0.5
+
+_VERDICTS = ("stable", "doubtful", "dissolved", "no rows")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Stability:
     >>> found = Stability(rand=torch.tensor([0.9, 0.8]), jaccard=torch.tensor([[1.0, 0.5], [0.9, 0.3]]))
     >>> found.verdicts
     ['stable', 'dissolved']
+    >>> found
+    Stability of 2 clusters over 2 bootstrap samples: 1 stable, 1 dissolved
     """
 
     rand: Tensor
@@ -57,6 +62,13 @@ class Stability:
             else "dissolved"
             for m in self.mean_jaccard.tolist()
         ]
+
+    def __repr__(self) -> str:
+        counts = Counter(self.verdicts)
+        told = ", ".join(f"{counts[word]} {word}" for word in _VERDICTS if counts[word])
+        return (
+            f"Stability of {self.jaccard.shape[1]} clusters over {len(self.rand)} bootstrap samples: {told}"
+        )
 
     def __str__(self) -> str:
         lines = [f"adjusted Rand index {float(self.rand.mean()):.3f} over {len(self.rand)} bootstrap samples"]

@@ -13,7 +13,7 @@ from typing import Any, final
 
 import numpy as np
 
-from mixcoder._cells import fast_rows, header_of, is_blank, number_in
+from mixcoder._cells import fast_rows, header_of, is_blank, number_in, semicolons
 from mixcoder.errors import DataChangedError, DataError, DataTypeError
 from mixcoder.sources.grouped import GroupReader, chosen_names
 from mixcoder.sources.npy import Stamp, open_unchanged, stamp_of
@@ -65,7 +65,7 @@ class Columns:
         if len(row) != self.width:
             raise DataError(
                 f"Line {line} of {self.path} has {len(row)} cells, expected {self.width}: give every line the same "
-                f"number of cells, separated by {self.delimiter!r}."
+                f"number of cells, separated by {self.delimiter!r}." + semicolons(row)
             )
         numbers: list[float] = []
         for i, j in enumerate(self.chosen):
@@ -75,7 +75,7 @@ class Columns:
                 short = cell if len(cell) <= 40 else cell[:37] + "..."
                 raise DataTypeError(
                     f"Line {line}, column {name} of {self.path}: {short!r} is not a number. Mend the cell, or name the "
-                    "columns to read: columns=[...]."
+                    "columns to read: columns=[...]." + (semicolons(row) if self.width == 1 else "")
                 )
             numbers.append(value)
         return numbers
@@ -229,6 +229,7 @@ def _opening(
         if doubt is not None:
             raise DataError(
                 f"Line {line} of {path} {doubt}: say header=True if it is of the columns, header=False if it is a row."
+                + semicolons(first)
             )
     if not header:
         if wanted is not None:
