@@ -273,6 +273,11 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             {n: v for n, v in best.items() if n not in parameters and not n.startswith("_callback")}
         )
         self.selection_ = selection
+        if selection.interrupted:
+            self.converged_ = False
+            self.stop_reason_ = (
+                "the search for the number of components was interrupted; the best that was complete is kept"
+            )
         task.close()
         if self.verbose:
             print(selection)  # noqa: T201

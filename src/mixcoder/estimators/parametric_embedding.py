@@ -261,27 +261,36 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         n_classes = None if reset else int(self.anchors_.shape[0])
         return TensorSource(probabilities_of(self.model, X, len(x), n_classes).to(x.device))
 
-    def _targets_of(self, block: Block) -> Tensor:
-        if self.model is None:
-            return block.x.double().softmax(dim=1)
-        probabilities = block.x.double().clamp_min(0)  # below zero by rounding alone
-        return probabilities / probabilities.sum(dim=1, keepdim=True)
+    @property
+    def _targets_of(self) -> TargetsOf:
+        return _softargmax if self.model is None else _normalised
 
     def _placed(self, source: Source, anchors: Tensor, kernel: CodeKernel) -> EmbeddedCodes:
         """Return the codes of all rows, the targets made block by block."""
-        n, e, corners = source.n_rows, anchors.shape[1], kernel.corners(anchors)
+        n, e, corners, targets_of = source.n_rows, anchors.shape[1], kernel.corners(anchors), self._targets_of
         codes, numbers = anchors.new_empty(n, e), anchors.new_empty(2, n)
         steps = torch.empty(n, dtype=torch.int64, device=anchors.device)
         exists = torch.empty(n, dtype=torch.bool, device=anchors.device)
 
         def place(block: Block) -> None:
             rows = slice(block.start, block.stop)
-            found = encode_embedded(self._targets_of(block), anchors, kernel, tol=_CODE_TOL, corners=corners)
+            found = encode_embedded(targets_of(block), anchors, kernel, tol=_CODE_TOL, corners=corners)
             codes[rows], steps[rows], exists[rows] = found.codes, found.n_steps, found.exists
             numbers[0, rows], numbers[1, rows] = found.value, found.gradient_norm
 
         source.map_rows(place, max(64, _BLOCK_NUMBERS // anchors.numel()))
         return EmbeddedCodes(codes, numbers[0], numbers[1], steps, exists)
+
+
+def _softargmax(block: Block) -> Tensor:
+    """Return the targets of log-probabilities."""
+    return block.x.double().softmax(dim=1)
+
+
+def _normalised(block: Block) -> Tensor:
+    """Return the targets of probabilities."""
+    probabilities = block.x.double().clamp_min(0)  # below zero by rounding alone
+    return probabilities / probabilities.sum(dim=1, keepdim=True)
 
 
 def _tell_of_probabilities(x: Tensor) -> None:
