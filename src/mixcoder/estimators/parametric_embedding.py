@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -15,6 +14,7 @@ from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from mixcoder._user_warnings import warn_user
 from mixcoder.estimators._callbacks import all_or_nothing
 from mixcoder.estimators._embedding import KERNEL_CONSTRAINTS, EmbeddingMap, kernel_of
 from mixcoder.estimators._probabilities import probabilities_of
@@ -182,11 +182,10 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             anchors = found.anchors
         assert found is not None
         if not found.converged:
-            warnings.warn(
+            warn_user(
                 f"The map still gains more than tol={self.tol:g} nats per row after {self.max_iter} steps: raise "
                 "max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=4,
             )
         anchors = anchors @ principal_axes(anchors)
         placed = self._placed(source, anchors, kernel)
@@ -297,11 +296,10 @@ def _tell_of_probabilities(x: Tensor) -> None:
     """Warn where rows that should be log-probabilities are probabilities."""
     sums = x.double().sum(dim=1)
     if x.shape[1] > 1 and bool((x >= 0).all()) and bool(((sums - 1).abs() < 1e-5).all()):
-        warnings.warn(
+        warn_user(
             "Every row of X is non-negative and sums to one, as probabilities do, but without a model X are taken as "
             "log-probabilities: give np.log(X).",
             UserWarning,
-            stacklevel=6,
         )
 
 

@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
+from mixcoder._user_warnings import warn_user
 from mixcoder.errors import DataError, DegenerateComponentWarning, FitError
 from mixcoder.estimators._validation import as_tensor, weights_of
 from mixcoder.estimators.mixture import DensityEstimator
@@ -159,10 +160,9 @@ def _any_complete(made: Iterable[Candidate]) -> bool:
 def _tell_of_interrupt(made: list[Candidate], wanted: int | None) -> None:
     complete = sum(not candidate.interrupted for candidate in made)
     of_all = "" if wanted is None else f" of {wanted}"
-    warnings.warn(
+    warn_user(
         f"The search was interrupted after {complete}{of_all} fits: the best of those is kept.",
         ConvergenceWarning,
-        stacklevel=3,
     )
 
 
