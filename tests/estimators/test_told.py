@@ -25,7 +25,7 @@ def test_iterations_that_a_leap_jumps_over_are_told_with_the_next(capsys, interv
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit(overlapping())
-    told = [int(n) for n in re.findall(r"iteration (\d+):", capsys.readouterr().out)]
+    told = [int(n) for n in re.findall(r", iteration (\d+):", capsys.readouterr().out)]
     assert model.n_iter_ == 80
     if interval > 1:
         assert [n // interval for n in told] == list(range(1, told[-1] // interval + 1))
