@@ -74,6 +74,38 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class Gathered(Statistics):
+    """What blocks say of each of their rows: ``+`` puts the rows of one behind those of the other.
+
+    A pass that leaves this process brings back what it returns, and nothing that it writes.
+
+    Parameters
+    ----------
+    parts : tuple of Tensor, shapes (n, ...)
+        One of each block, in the order of the rows.
+
+    Examples
+    --------
+    >>> (Gathered((torch.tensor([1, 2]),)) + Gathered((torch.tensor([3]),))).rows
+    tensor([1, 2, 3])
+    """
+
+    parts: tuple[Tensor, ...]
+
+    @property
+    def rows(self) -> Tensor:
+        """What is said of all rows, shape (n, ...)."""
+        return torch.cat(self.parts)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, parts=tuple(function(part) for part in self.parts))
+
+    def _combine(self, other: Any, function: Callable[[Tensor, Tensor], Tensor]) -> Self:
+        del function
+        return replace(self, parts=self.parts + other.parts)
+
+
+@dataclass(frozen=True)
 class Moments(Statistics):
     """The sums of an exponential family.
 

@@ -20,6 +20,7 @@ from mixcoder.cli import demo as demo_module
 from mixcoder.cli import main, outputs
 from mixcoder.cli.program import COMMANDS
 from mixcoder.cli.tables import open_table, write_table
+from mixcoder.fitting.em import Problem
 
 # The files name their columns and the arrays beside them do not.
 pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
@@ -763,6 +764,8 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(gaussian):
     [
         ("score model.mixcoder rows.csv", {"NO_COLOR": "1"}, b"scoring"),
         ("fit rows.csv -k 3 --force", {"NO_COLOR": "1"}, b"fitting 3 components to 180 rows"),
+        ("fit rows.csv -k 3 --force", {"NO_COLOR": "1"}, b", bound -"),
+        ("fit rows.csv -k 3 --model kmeans --force", {"NO_COLOR": "1"}, b", mean squared distance"),
         ("score model.mixcoder rows.csv --quiet", {}, b""),
     ],
 )
@@ -815,3 +818,45 @@ def test_long_lists_of_components_are_cut_short(mixcoder, data):
     shown = mixcoder("fit rows.csv -k 180").stderr
     assert re.search(r"Components \[(\d+, ){9}\d+\] and \d+ more collapsed", shown)
     assert max(map(len, shown.splitlines())) < 400
+
+
+def test_a_checkpoint_has_a_place_before_the_fit_begins(mixcoder, data):
+    assert (
+        "nowhere is not a directory" in mixcoder("fit rows.csv -k 2 --checkpoint nowhere/x.ck", code=2).stderr
+    )
+    assert "is the input itself" in mixcoder("fit rows.csv -k 2 --checkpoint rows.csv", code=2).stderr
+    shown = mixcoder("fit rows.csv -k 2 -o m --checkpoint m", code=2).stderr
+    assert "--out and --checkpoint" in shown
+
+
+def test_an_interrupted_fit_says_what_goes_on_from_its_checkpoint(mixcoder, data, monkeypatch):
+    real, calls = Problem.totals, []
+
+    def totals(self, *args):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    words = "fit rows.csv -k 3 --tol 0 --max-iter 8 --checkpoint x.ck -o m.mixcoder"
+    with monkeypatch.context() as patch:
+        patch.setattr(Problem, "totals", totals)
+        shown = mixcoder(words, code=130).stderr
+    assert "kept in x.ck" in shown
+    assert "--resume" in shown
+    mixcoder(f"{words} --resume")
+    whole = mixcoder("fit rows.csv -k 3 --tol 0 --max-iter 8 -o whole.mixcoder")
+    assert whole.exit_code == 0
+    np.testing.assert_array_equal(library.load("m.mixcoder").means_, library.load("whole.mixcoder").means_)
+    calls.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Problem, "totals", totals)
+        assert "kept" not in mixcoder("fit rows.csv -k 3 --tol 0 -o n.mixcoder", code=130).stderr
+
+
+def test_files_of_different_columns_are_told_with_the_option_that_chooses_them(mixcoder, here):
+    np.save("x.npy", np.zeros((4, 2)))
+    for name, columns in {"a": ["u", "v"], "b": ["u", "w"]}.items():
+        write_table(f"{name}.parquet", np.zeros((4, 2)), columns)
+    assert "--columns A,B." in mixcoder("fit a.parquet b.parquet -k 1", code=3).stderr
+    assert "leave --columns out" in mixcoder("fit x.npy a.parquet -k 1 --columns u,v", code=3).stderr

@@ -83,7 +83,7 @@ def test_options_that_do_not_go_together(mixcoder, days):
         ("--workers 2", 2),
         ("--weights height", 2),
         ("--key rows", 3),
-        ("--checkpoint absent/run", 1),
+        ("--checkpoint absent/run", 2),
     ):
         mixcoder(f"fit day-*.npy {FIT} {words}", code=code)
     mixcoder(f"fit night-*.npy {FIT}", code=3)

@@ -221,3 +221,12 @@ def test_engines_that_there_are_not():
             pass
     with pytest.raises(TypeError, match=r"distributed\.Client"), mixcoder.engine("dask", client="tcp://x"):
         pass
+
+
+def test_an_executor_that_was_shut_down_is_named(table):
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    model = mixcoder.GaussianMixture(2, random_state=0)
+    with mixcoder.engine(pool), pytest.raises(EngineError, match="shut down"):
+        model.fit(table[:100])
+    assert not hasattr(model, "model_")

@@ -327,3 +327,46 @@ def test_one_worker_or_two(table):
             mixcoder.engine("dask", client=client),
         ):
             require_same(here, fitted(lambda: mixcoder.GaussianMixture(4, random_state=0), table))
+
+
+@pytest.mark.parametrize("kind", ["memory", "weights", "files", "collection"])
+def test_an_embedded_mixture(elsewhere, table, kind, tmp_path):
+    options = {}
+    rows = table = table[:6000]
+    if kind == "weights":
+        options["sample_weight"] = np.random.default_rng(1).uniform(0.5, 2.0, len(table))
+    make = lambda: mixcoder.EmbeddedMixture(n_components=4, random_state=0, absorber=1.0, max_iter=6)  # noqa: E731
+    here = fitted(make, table, **options)
+    if kind == "files":
+        for i, piece in enumerate(np.array_split(table, 3)):
+            np.save(tmp_path / f"{i}.npy", piece)
+        rows = mixcoder.open_blocks(tmp_path)
+    if kind == "collection":
+        rows = pytest.importorskip("dask.array").from_array(table, chunks=(2500, 3))
+    with elsewhere():
+        there = fitted(make, rows, **options)
+    assert here.history_["bound"] == there.history_["bound"]
+    assert torch.equal(here._anchors, there._anchors)
+    np.testing.assert_array_equal(here.embedding_, there.embedding_)
+    for mine, theirs in zip(leaves(here.model_.params), leaves(there.model_.params), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("kernel", ["squared", "distance", "sphere"])
+@pytest.mark.parametrize("of_a_model", [False, True])
+def test_a_parametric_embedding(elsewhere, table, kernel, of_a_model):
+    table = table[:3000]
+    model = mixcoder.GaussianMixture(4, random_state=0, max_iter=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(table)
+    rows = table if of_a_model else np.log(np.maximum(model.predict_proba(table), 1e-300))
+    make = lambda: mixcoder.ParametricEmbedding(  # noqa: E731
+        model=model if of_a_model else None, kernel=kernel, absorber=1.0, max_iter=5
+    )
+    here = fitted(make, rows)
+    with elsewhere():
+        there = fitted(make, rows)
+    assert here.history_ == there.history_
+    for name in ("anchors_", "embedding_", "n_newton_steps_"):
+        np.testing.assert_array_equal(getattr(here, name), getattr(there, name))

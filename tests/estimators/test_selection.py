@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 
 import mixcoder
@@ -17,6 +19,7 @@ from mixcoder import GaussianMixture, KMeans, Mixture, PPCAMixture, select, stab
 from mixcoder.components import PPCA
 from mixcoder.errors import DataError, FitError
 from mixcoder.estimators.selection import _halved, _split, _tried
+from mixcoder.fitting.em import Problem
 from mixcoder.selection import Candidate, Selection, adjusted_rand, jaccard
 
 IRIS = load_iris().data
@@ -352,3 +355,70 @@ def test_stability_is_reproducible_and_refuses_what_it_cannot_do():
         stability(model, x, n_bootstraps=0)
     with pytest.raises(TypeError, match="got int"):
         stability(3, x)
+
+
+def interrupt_at(monkeypatch, call):
+    """Press Ctrl-C in the third iteration of one of the fits."""
+    calls = 0
+    real = Problem.totals
+    fits = []
+
+    def totals(self, *args):
+        nonlocal calls
+        if not fits or fits[-1] is not self:
+            fits.append(self)
+            calls = 0
+        calls += 1
+        if len(fits) == call and calls == 3:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(Problem, "totals", totals)
+    return fits
+
+
+def test_an_interrupt_ends_select_and_leaves_what_was_complete(monkeypatch):
+    grid = {"n_components": [1, 2, 3, 4, 5]}
+    model = GaussianMixture(random_state=0, tol=0, max_iter=30, on_interrupt="keep", init_params="random")
+    fits = interrupt_at(monkeypatch, 4)
+    with pytest.warns(ConvergenceWarning, match="search was interrupted after 3 of 5 fits"):
+        chosen = select(model, three_clouds(), grid)
+    assert len(fits) == 4
+    assert chosen.interrupted
+    assert "interrupted" in str(chosen)
+    assert [c.interrupted for c in chosen.candidates] == [False, False, False, True]
+    assert chosen.best.n_components <= 3
+    assert not chosen.best.interrupted
+    assert math.isinf(chosen.candidates[-1].loss("bic"))
+
+
+@pytest.mark.parametrize(("how", "call"), [("raise", 3), ("keep", 1)])
+def test_an_interrupt_goes_up_where_it_is_told_to_and_where_nothing_is_complete(monkeypatch, how, call):
+    model = GaussianMixture(
+        "auto", random_state=0, tol=0, max_iter=30, on_interrupt=how, init_params="random"
+    )
+    fits = interrupt_at(monkeypatch, call)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(three_clouds())
+    assert len(fits) == call
+    assert not hasattr(model, "model_")
+    fits.clear()
+    with pytest.raises(KeyboardInterrupt):
+        select(model.set_params(n_components=1), three_clouds(), {"n_components": [1, 2, 3, 4]})
+    assert len(fits) == call
+
+
+def test_an_interrupt_ends_the_search_for_a_number_of_components(monkeypatch):
+    model = GaussianMixture(
+        "auto", random_state=0, tol=0, max_iter=30, on_interrupt="keep", init_params="random"
+    )
+    fits = interrupt_at(monkeypatch, 4)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model.fit(three_clouds())
+    assert any("search was interrupted after" in str(w.message) for w in told)
+    assert len(fits) == 4
+    assert "interrupted" in model.stop_reason_
+    assert not model.converged_
+    assert model.selection_.interrupted
+    assert not model.selection_.best.interrupted

@@ -18,6 +18,7 @@ __all__ = [
     "number",
     "open_standard_streams",
     "progress",
+    "status",
     "stdout_is_closed",
     "warnings_as_lines",
 ]
@@ -108,6 +109,24 @@ def progress(task: str, total: int | None = None, *, quiet: bool = False) -> Ite
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         handle = bar.add_task(task, total=total)
         yield lambda done: bar.advance(handle, done)
+
+
+@contextmanager
+def status(task: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """A line on stderr while the block runs, with the time it takes; yields ``say(words)``, which changes the words.
+
+    Silent unless stderr is a terminal.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda words: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as line:
+        handle = line.add_task(task, total=None)
+        yield lambda words: line.update(handle, description=words)
 
 
 _was_closed: set[str] = set()

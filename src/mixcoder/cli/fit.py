@@ -1,12 +1,15 @@
 """``mixcoder fit``: rows in, model file out."""
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from mixcoder.cli import outputs
-from mixcoder.cli.console import align, count, emit, number, progress
+from mixcoder.cli.console import align, count, emit, number, status
 from mixcoder.cli.options import (
     IntegerWithin,
     NumberWithin,
@@ -102,8 +105,13 @@ def command(
     if out == "-":
         raise click.UsageError("a model goes to a file: give --out a name.")
     target = outputs.claim(out, force=force, inputs=data)
+    if checkpoint is not None and outputs.claim(checkpoint, force=True, inputs=data) == target:
+        raise click.UsageError(
+            f"{click.format_filename(out)} is --out and --checkpoint: choose another name."
+        )
 
     from mixcoder.cli import models, streams, tables
+    from mixcoder.estimators._callbacks import watched
 
     settings = {
         "covariance_type": covariance,
@@ -136,7 +144,13 @@ def command(
     start = time.perf_counter()
     task = f"fitting {count(components, 'component')} to {count(n_rows, 'row')}"
     state = {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every, "resume": resume}
-    with progress(task, quiet=quiet), models.about(told), streams.engine_of(engine, workers, scheduler):
+    with (
+        _told_of_checkpoint(checkpoint),
+        status(task, quiet=quiet) as say,
+        watched(lambda words: say(f"{task}: {words}")),
+        models.about(told),
+        streams.engine_of(engine, workers, scheduler),
+    ):
         estimator.fit(rows, sample_weight=sample_weight, **state)
     seconds = time.perf_counter() - start
     if named:
@@ -163,6 +177,27 @@ def command(
         **summarise(estimator, rows, sample_weight),
     }
     emit("mixcoder.fit/1", record, _text(record), as_json=as_json)
+
+
+@contextmanager
+def _told_of_checkpoint(path: str | None) -> Iterator[None]:
+    """Where the block ends before its time, say which file the fit can go on from."""
+    before = _written_at(path)
+    try:
+        yield
+    except BaseException as error:
+        if path is not None and _written_at(path) != before and not isinstance(error, Exception):
+            click.echo(
+                f"\nmixcoder: the state of the fit is kept in {click.format_filename(path)}; the same command with "
+                "--resume goes on from it.",
+                err=True,
+            )
+        raise
+
+
+def _written_at(path: str | None) -> int | None:
+    """When a file was last written; None if it is not there."""
+    return os.stat(path).st_mtime_ns if path is not None and os.path.exists(path) else None
 
 
 def summarise(model: Any, rows: Any, sample_weight: Any = None) -> dict[str, Any]:

@@ -18,6 +18,15 @@ __all__ = ["StoredFile", "is_stored", "open_stored"]
 SUFFIXES = (".h5", ".hdf5", ".zarr", ".arrow", ".feather")
 
 
+# What the library calls its arguments, and what they are here.
+_OPTIONS = {
+    "columns=[...]": "--columns A,B",
+    "leave columns out": "leave --columns out",
+    "leave header out": "leave --header and --no-header out",
+    "leave dataset out": "leave --key out",
+}
+
+
 def is_stored(path: str) -> bool:
     """Whether the name is that of a file, or of a table in one (``x.h5::/group/name``), that is read by blocks only.
 
@@ -46,7 +55,10 @@ def open_stored(paths: Sequence[str], **options: Any) -> Any:
         raise DataError(f"{click.format_filename(str(error.filename))}: no such file.") from error
     except DataError as error:
         # The library says how to call it; here it is an option that does so.
-        raise DataError(str(error).replace("columns=[...]", "--columns A,B,...")) from error
+        told = str(error)
+        for said, option in _OPTIONS.items():
+            told = told.replace(said, option)
+        raise DataError(told) from error
     except ImportError as error:
         raise DataError(f"{click.format_filename(paths[0])}: {error}") from error
 

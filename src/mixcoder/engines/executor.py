@@ -102,6 +102,11 @@ class ExecutorEngine(Engine):
             return self._executor().submit(task.run, library_version(), work, (pack(job),))
         except BrokenExecutor:
             return None
+        except RuntimeError as error:
+            raise EngineError(
+                f"The executor takes no jobs ({error}): it was shut down, or is shutting down. Fit within its "
+                "with block, or pass a function that makes one: engine(lambda: ProcessPoolExecutor(4))."
+            ) from error
 
     def _renew(self, n_times: int, job: Any, *, stalled: bool) -> None:
         """Replace a pool that has died or stands still, or say why that is not possible."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,6 +22,24 @@ except ImportError:  # scikit-learn < 1.9
     def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:  # type: ignore[no-redef]
         """Return the method unchanged."""
         return method
+
+
+_watcher: ContextVar[Callable[[str], None] | None] = ContextVar("mixcoder_watcher", default=None)
+
+
+@contextmanager
+def watched(told: Callable[[str], None]) -> Generator[None]:
+    """Within the block, tell of every iteration of a fit in words, with any version of scikit-learn."""
+    token = _watcher.set(told)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def current_watcher() -> Callable[[str], None] | None:
+    """Return who is told of every iteration."""
+    return _watcher.get()
 
 
 class IterationTask:
@@ -91,4 +110,12 @@ def all_or_nothing(estimator: Any) -> Any:
         raise
 
 
-__all__ = ["HAS_CALLBACKS", "CallbackSupportMixin", "IterationTask", "all_or_nothing", "with_callbacks"]
+__all__ = [
+    "HAS_CALLBACKS",
+    "CallbackSupportMixin",
+    "IterationTask",
+    "all_or_nothing",
+    "current_watcher",
+    "watched",
+    "with_callbacks",
+]

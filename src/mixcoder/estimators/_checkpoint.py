@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +22,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from mixcoder import modelfile
+from mixcoder._user_warnings import warn_user
 from mixcoder.encoders import Encoder
 from mixcoder.engines.parcel import FlatTensor
 from mixcoder.errors import CorruptModelError, DataChangedError, FitError, ModelFileError
@@ -167,7 +167,7 @@ class Checkpoint:
             if file.kind != _KIND:
                 raise CorruptModelError(f"{path} holds a {file.kind!r}, no checkpoint.")
             if error is not None:
-                warnings.warn(f"{error} The fit goes on from {path}.", UserWarning, stacklevel=6)
+                warn_user(f"{error} The fit goes on from {path}.", UserWarning)
             return file
         if error is not None:
             raise error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import warnings
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
 
+from mixcoder._user_warnings import warn_user
 from mixcoder.errors import DataError, DataTypeError, PrecisionWarning
 
 _LARGEST_EXACT_INT = 2**53
@@ -151,10 +151,9 @@ def _numbers_of(objects: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, An
 
 def _warn_if_rounded(largest: int, where: str) -> None:
     if largest > _LARGEST_EXACT_INT:
-        warnings.warn(
+        warn_user(
             f"{where} holds integers up to {largest}, beyond 2**53: float64 rounds them. Subtract an offset first.",
             PrecisionWarning,
-            stacklevel=2,
         )
 
 

@@ -6,7 +6,6 @@ import math
 import os
 import threading
 import time
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from mixcoder._typing import Code, HardCode
+from mixcoder._user_warnings import warn_user
 from mixcoder.autoencoder import MixtureAutoencoder, code_length
 from mixcoder.components import Params
 from mixcoder.errors import (
@@ -36,7 +36,12 @@ from mixcoder.errors import (
     OverfitWarning,
     PrecisionWarning,
 )
-from mixcoder.estimators._callbacks import CallbackSupportMixin, IterationTask, all_or_nothing
+from mixcoder.estimators._callbacks import (
+    CallbackSupportMixin,
+    IterationTask,
+    all_or_nothing,
+    current_watcher,
+)
 from mixcoder.estimators._checkpoint import Checkpoint
 from mixcoder.estimators._lazy import lazily, rows_anywhere
 from mixcoder.estimators._validation import (
@@ -412,12 +417,11 @@ class AutoencoderEstimator(
                 "lost its digits: before the data are stored so, keep them in float64 or rescale them."
             )
         if bool(spread[least].square() < 64 * limit.tiny):
-            warnings.warn(
+            warn_user(
                 f"{label_of(self, least).capitalize()} has a spread near {float(spread[least]):.1e}, whose square "
                 f"underflows {name}: codes and scores are right, but (co)variances may read as zero and precisions "
                 "as infinite. Rescale the data.",
                 PrecisionWarning,
-                stacklevel=5,
             )
 
     @contextmanager
@@ -472,7 +476,7 @@ class AutoencoderEstimator(
     def _tell(self, result: FitResult, problem: Problem, seen: Scan, *, n_parameters: int) -> None:
         """Warn of what the user should know about the fit."""
         for category, message in self._remarks(result, problem, seen, n_parameters):
-            warnings.warn(message, category, stacklevel=5)
+            warn_user(message, category)
 
     def _remarks(
         self, result: FitResult, problem: Problem, seen: Scan, n_parameters: int
@@ -536,12 +540,18 @@ class AutoencoderEstimator(
         """
         verbose = bool(getattr(self, "verbose", 0))
         interval = int(getattr(self, "verbose_interval", _VERBOSE_INTERVAL))
-        began, passes = time.perf_counter(), 0
+        began, passes, shown = time.perf_counter(), 0, (0, 0)
+        watcher = current_watcher()
 
         def on_step(attempt: int, step: Step) -> bool:
-            nonlocal passes
+            nonlocal passes, shown
             passes += 1
-            if verbose and step.iteration % interval == 0:
+            if watcher is not None:
+                watcher(f"iteration {step.iteration}, {told(step.bound)}")
+            # A leap takes the place of an iteration: what it jumps over is told with the next one.
+            reached = (attempt, step.iteration // interval)
+            if verbose and reached[1] > (shown[1] if shown[0] == attempt else 0):
+                shown = reached
                 rate = problem.source.n_rows * passes / max(time.perf_counter() - began, 1e-9)
                 line = f"  start {attempt + 1}, iteration {step.iteration}: {told(step.bound)}"
                 print(f"{line}, {rate:.3g} rows a second", flush=True)  # noqa: T201

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
@@ -14,6 +13,7 @@ from sklearn.base import DensityMixin
 from sklearn.base import _fit_context as fit_context  # type: ignore[attr-defined]
 from torch import Tensor
 
+from mixcoder._user_warnings import warn_user
 from mixcoder.autoencoder import MixtureAutoencoder, code_length
 from mixcoder.components import Family
 from mixcoder.encoders import Posterior
@@ -224,12 +224,11 @@ class EmbeddedMixture(DensityMixin, AutoencoderEstimator):
         named = ", ".join(str(row) for row in missing[:_NAMED_ROWS]) + (
             ", ..." if len(missing) > _NAMED_ROWS else ""
         )
-        warnings.warn(
+        warn_user(
             f"{len(missing)} of {len(exists)} rows have no code (rows {named}; see code_exists_): the moment of their "
             "targets lies outside the relative interior of the hull of the anchors, so that their objective still "
             "rises at infinity. Set absorber > 0 or prior > 0.",
             MissingCodeWarning,
-            stacklevel=5,
         )
 
     # What a fitted model answers

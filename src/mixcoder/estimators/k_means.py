@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -16,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
+from mixcoder._user_warnings import warn_user
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import GaussianTiedSpherical
 from mixcoder.encoders import Annealed, Argmax
@@ -298,10 +298,8 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
         given = not searched and not callable(self.init)
         if given:
             if self.n_init not in ("auto", 1):
-                warnings.warn(
-                    f"Explicit initial centres: one fit only, not n_init={self.n_init}.",
-                    RuntimeWarning,
-                    stacklevel=5,
+                warn_user(
+                    f"Explicit initial centres: one fit only, not n_init={self.n_init}.", RuntimeWarning
                 )
             return 1
         if self.n_init == "auto":
@@ -379,11 +377,10 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
     def _report_distinct(self) -> None:
         distinct = int(torch.count_nonzero(self._cluster_counts))
         if distinct < self.n_clusters:
-            warnings.warn(
+            warn_user(
                 f"Number of distinct clusters ({distinct}) found smaller than n_clusters "
                 f"({self.n_clusters}). Possibly due to duplicate points in X.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
     # Fitted attributes and questions

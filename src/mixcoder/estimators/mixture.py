@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import MISSING, fields, replace
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from mixcoder import components
 from mixcoder._typing import HardCode
+from mixcoder._user_warnings import warn_user
 from mixcoder.autoencoder import MixtureAutoencoder
 from mixcoder.components import Family
 from mixcoder.encoders import Annealed, Argmax, Encoder, Posterior, Tempered
@@ -284,11 +284,16 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             {n: v for n, v in best.items() if n not in parameters and not n.startswith("_callback")}
         )
         self.selection_ = selection
+        if selection.interrupted:
+            self.converged_ = False
+            self.stop_reason_ = (
+                "the search for the number of components was interrupted; the best that was complete is kept"
+            )
         task.close()
         if self.verbose:
             print(selection)  # noqa: T201
         for remark in selection.best.remarks:
-            warnings.warn(remark, ConvergenceWarning, stacklevel=4)
+            warn_user(remark, ConvergenceWarning)
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and return the most probable component of each row, shape (n_samples,)."""
@@ -441,7 +446,7 @@ class DensityEstimator(DensityMixin, AutoencoderEstimator):
             self.history_ = {"bound": list(stream.bounds)}
             after = stream.collapsed if maximize else before
             if after and after != before:  # once, not with every batch
-                warnings.warn(collapse_of(after), DegenerateComponentWarning, stacklevel=3)
+                warn_user(collapse_of(after), DegenerateComponentWarning)
         return self
 
     def _let_wait(self, pending: Totals | None) -> None:

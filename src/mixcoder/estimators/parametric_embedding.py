@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -15,6 +14,7 @@ from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from mixcoder._user_warnings import warn_user
 from mixcoder.estimators._callbacks import all_or_nothing
 from mixcoder.estimators._embedding import KERNEL_CONSTRAINTS, EmbeddingMap, kernel_of
 from mixcoder.estimators._probabilities import probabilities_of
@@ -182,11 +182,10 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             anchors = found.anchors
         assert found is not None
         if not found.converged:
-            warnings.warn(
+            warn_user(
                 f"The map still gains more than tol={self.tol:g} nats per row after {self.max_iter} steps: raise "
                 "max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=4,
             )
         anchors = anchors @ principal_axes(anchors)
         placed = self._placed(source, anchors, kernel)
@@ -261,22 +260,20 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         n_classes = None if reset else int(self.anchors_.shape[0])
         return TensorSource(probabilities_of(self.model, X, len(x), n_classes).to(x.device))
 
-    def _targets_of(self, block: Block) -> Tensor:
-        if self.model is None:
-            return block.x.double().softmax(dim=1)
-        probabilities = block.x.double().clamp_min(0)  # below zero by rounding alone
-        return probabilities / probabilities.sum(dim=1, keepdim=True)
+    @property
+    def _targets_of(self) -> TargetsOf:
+        return _softargmax if self.model is None else _normalised
 
     def _placed(self, source: Source, anchors: Tensor, kernel: CodeKernel) -> EmbeddedCodes:
         """Return the codes of all rows, the targets made block by block."""
-        n, e, corners = source.n_rows, anchors.shape[1], kernel.corners(anchors)
+        n, e, corners, targets_of = source.n_rows, anchors.shape[1], kernel.corners(anchors), self._targets_of
         codes, numbers = anchors.new_empty(n, e), anchors.new_empty(2, n)
         steps = torch.empty(n, dtype=torch.int64, device=anchors.device)
         exists = torch.empty(n, dtype=torch.bool, device=anchors.device)
 
         def place(block: Block) -> None:
             rows = slice(block.start, block.stop)
-            found = encode_embedded(self._targets_of(block), anchors, kernel, tol=_CODE_TOL, corners=corners)
+            found = encode_embedded(targets_of(block), anchors, kernel, tol=_CODE_TOL, corners=corners)
             codes[rows], steps[rows], exists[rows] = found.codes, found.n_steps, found.exists
             numbers[0, rows], numbers[1, rows] = found.value, found.gradient_norm
 
@@ -284,15 +281,25 @@ class ParametricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return EmbeddedCodes(codes, numbers[0], numbers[1], steps, exists)
 
 
+def _softargmax(block: Block) -> Tensor:
+    """Return the targets of log-probabilities."""
+    return block.x.double().softmax(dim=1)
+
+
+def _normalised(block: Block) -> Tensor:
+    """Return the targets of probabilities."""
+    probabilities = block.x.double().clamp_min(0)  # below zero by rounding alone
+    return probabilities / probabilities.sum(dim=1, keepdim=True)
+
+
 def _tell_of_probabilities(x: Tensor) -> None:
     """Warn where rows that should be log-probabilities are probabilities."""
     sums = x.double().sum(dim=1)
     if x.shape[1] > 1 and bool((x >= 0).all()) and bool(((sums - 1).abs() < 1e-5).all()):
-        warnings.warn(
+        warn_user(
             "Every row of X is non-negative and sums to one, as probabilities do, but without a model X are taken as "
             "log-probabilities: give np.log(X).",
             UserWarning,
-            stacklevel=6,
         )
 
 

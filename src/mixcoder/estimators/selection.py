@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
+from mixcoder._user_warnings import warn_user
 from mixcoder.errors import DataError, DegenerateComponentWarning, FitError
 from mixcoder.estimators._validation import as_tensor, weights_of
 from mixcoder.estimators.mixture import DensityEstimator
@@ -34,6 +35,8 @@ _ROWS_PER_COMPONENT = 2
 
 # Components that a warm start tries to split.
 _SPLITS = 4
+
+_CUT = "the fit was interrupted"
 
 
 def select(
@@ -70,7 +73,9 @@ def select(
     -------
     Selection
         With ``best``, ``best_model``, ``ranked`` and ``as_records()``. A combination whose fit failed or ended with
-        collapsed or unused components is told with its reason, and never chosen.
+        collapsed or unused components is told with its reason, and never chosen. An interrupt (Ctrl-C) ends the
+        search; where the estimator has ``on_interrupt="keep"`` and something was complete, that is returned, with
+        ``interrupted`` set and a warning.
 
     Raises
     ------
@@ -107,20 +112,58 @@ def select(
     settings: list[dict[str, Any]] = [dict(cell) for cell in ParameterGrid(_lists(grid))]
     folds = int(cv) if criterion == "held_out" else 0
     seed = _seed(estimator)
-    made: list[Candidate] = Parallel(n_jobs=n_jobs)(
-        delayed(_tried)(estimator, cell, X, sample_weight, folds, seed) for cell in settings
-    )
-    paths = _paths(made)
-    mended: list[dict[int, Candidate]] = Parallel(n_jobs=n_jobs)(
-        delayed(_mended)([made[i] for i in path], path, estimator, X, sample_weight, folds, seed)
-        for path in paths
-    )
-    for changes in mended:
-        for place, candidate in changes.items():
-            made[place] = candidate
-    selection = Selection(tuple(made), criterion)
+    keeps = getattr(estimator, "on_interrupt", "raise") == "keep"
+    made: list[Candidate] = []
+    interrupted = False
+    try:
+        tries = (delayed(_tried)(estimator, cell, X, sample_weight, folds, seed) for cell in settings)
+        for candidate in _in_order(tries, n_jobs):
+            made.append(candidate)
+            _go_on(candidate)
+        paths = _paths(made)
+        again = (
+            delayed(_mended)([made[i] for i in path], path, estimator, X, sample_weight, folds, seed)
+            for path in paths
+        )
+        for changes in _in_order(again, n_jobs):
+            for place, candidate in changes.items():
+                made[place] = candidate
+    except KeyboardInterrupt:
+        if not keeps or not _any_complete(made):
+            raise
+        interrupted = True
+        _tell_of_interrupt(made, len(settings))
+    selection = Selection(tuple(made), criterion, interrupted)
     _require_choice(selection)
     return selection
+
+
+def _in_order(calls: Iterable[Any], n_jobs: int | None) -> Iterable[Any]:
+    """Yield what delayed calls return, each as soon as it is there, where the backend of joblib can do that."""
+    try:
+        pool = Parallel(n_jobs=n_jobs, return_as="generator")
+    except ValueError:
+        pool = Parallel(n_jobs=n_jobs)
+    return pool(calls)
+
+
+def _go_on(candidate: Candidate) -> None:
+    """Raise the interrupt that a fit has kept to itself."""
+    if candidate.interrupted:
+        raise KeyboardInterrupt
+
+
+def _any_complete(made: Iterable[Candidate]) -> bool:
+    return any(candidate.failure is None for candidate in made)
+
+
+def _tell_of_interrupt(made: list[Candidate], wanted: int | None) -> None:
+    complete = sum(not candidate.interrupted for candidate in made)
+    of_all = "" if wanted is None else f" of {wanted}"
+    warn_user(
+        f"The search was interrupted after {complete}{of_all} fits: the best of those is kept.",
+        ConvergenceWarning,
+    )
 
 
 def grow(estimator: Any, X: Any, sample_weight: Any) -> Selection:
@@ -128,18 +171,26 @@ def grow(estimator: Any, X: Any, sample_weight: Any) -> Selection:
     seed = _seed(estimator)
     # The first fit tells whether the rows can be fitted at all.
     made = [_tried(estimator, {"n_components": 1}, X, sample_weight, 0, seed, raises=True)]
+    _go_on(made[0])
+    interrupted = False
     n_rows = X.n_rows if isinstance(X, Source) else len(X)
     for k in range(2, min(MOST, n_rows // _ROWS_PER_COMPONENT) + 1):
-        found = _tried(estimator, {"n_components": k}, X, sample_weight, 0, seed)
-        if _below(found, made[-1]):
-            found = _split(found, made[-1], estimator, X, sample_weight, 0, seed)
-        made.append(found)
-        if found.model is not None and "interrupted" in found.model.stop_reason_:
+        try:
+            found = _tried(estimator, {"n_components": k}, X, sample_weight, 0, seed)
+            made.append(found)
+            _go_on(found)
+            if _below(found, made[-2]):
+                made[-1] = _split(found, made[-2], estimator, X, sample_weight, 0, seed)
+        except KeyboardInterrupt:
+            if getattr(estimator, "on_interrupt", "raise") != "keep" or not _any_complete(made):
+                raise
+            interrupted = True
+            _tell_of_interrupt(made, None)
             break
         best = min(range(k), key=lambda i: made[i].loss("bic"))
         if k - 1 - best >= PATIENCE:
             break
-    selection = Selection(tuple(made))
+    selection = Selection(tuple(made), interrupted=interrupted)
     _require_choice(selection)
     return selection
 
@@ -187,16 +238,32 @@ def _tried(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model.fit(X, sample_weight=sample_weight)
-            held_out = _held_out(model, X, sample_weight, folds, seed) if folds else math.nan
+            held_out = math.nan
+            if folds and not _is_cut(model):
+                held_out = _held_out(model, X, sample_weight, folds, seed)
     except (ValueError, RuntimeError, MemoryError) as error:
         if raises:
             raise
         known = k if isinstance(k, int | np.integer) else 0
         told = f"{type(error).__name__}: {error}"
         return Candidate(settings, int(known), failure=told, seconds=time.perf_counter() - began)
+    if _is_cut(model):
+        return Candidate(
+            settings,
+            model.model_.n_components,
+            failure=_CUT,
+            seconds=time.perf_counter() - began,
+            model=model,
+            interrupted=True,
+        )
     telling = [w for w in caught if issubclass(w.category, DegenerateComponentWarning | ConvergenceWarning)]
     remarks = tuple(dict.fromkeys(str(w.message) for w in telling))
     return _judged(model, settings, X, sample_weight, held_out, remarks, began)
+
+
+def _is_cut(model: Any) -> bool:
+    """Return whether a fit has kept what there was when it was interrupted."""
+    return "interrupted" in model.stop_reason_
 
 
 def _judged(
@@ -271,6 +338,8 @@ def _held_out(model: Any, X: Any, sample_weight: Any, folds: int, seed: int) -> 
     for train, test in KFold(folds, shuffle=True, random_state=seed).split(np.empty(n_rows)):
         part = None if weights is None else weights[train]
         fitted = clone(model).fit(_rows(X, train), sample_weight=part)
+        if _is_cut(fitted):
+            raise KeyboardInterrupt
         values = fitted.score_samples(_rows(X, test))
         own = np.ones(len(test)) if weights is None else weights[test]
         total += float(np.asarray(values, dtype=np.float64) @ own)
@@ -348,6 +417,7 @@ def _split(
         start = _halved(rows, code, k)
         started = clone(estimator).set_params(**{name: start.numpy(force=True)})
         found = _tried(started, candidate.settings, X, sample_weight, folds, seed)
+        _go_on(found)
         if found.failure is None and found.loss("bic") < best.loss("bic"):
             # A start is no setting: the model is told as if it had been found by itself.
             found.model.set_params(**{name: getattr(candidate.model, name)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from mixcoder.ops.embedding import CodeKernel
 from mixcoder.ops.embedding.base import weighted
 from mixcoder.sources import Block, Source
-from mixcoder.statistics import Statistics
+from mixcoder.statistics import Gathered, Statistics
 
 TargetsOf = Callable[[Block], Tensor]
 """The targets of the rows of a block, on the simplex, float64, shape (n, k)."""
@@ -149,6 +149,55 @@ class AnchorFit:
 class _Turn(Statistics):
     value: Tensor
     anchors: AnchorSums
+    codes: Gathered
+    n_steps: Gathered
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """Climbs to the best codes of a block; a value, so that it can be sent wherever rows are read.
+
+    Parameters
+    ----------
+    kernel : CodeKernel
+    targets_of : callable
+    anchors : Tensor, shape (k, e)
+    corners : Tensor
+        Those of the kernel at these anchors.
+    code_tol : float
+    before : Tensor, shape (n, e), optional
+        Codes of the last turn.
+    first : int
+        Place of the row that the first of them belongs to.
+    """
+
+    kernel: CodeKernel
+    targets_of: TargetsOf
+    anchors: Tensor
+    corners: Tensor
+    code_tol: float
+    before: Tensor | None
+    first: int = 0
+
+    def __call__(self, block: Block, /) -> _Turn:
+        kernel, anchors, a = self.kernel, self.anchors, self.targets_of(block)
+        everyone = torch.ones(len(a), dtype=torch.bool, device=a.device)
+        begin = kernel.first_codes(a, anchors, self.corners)[0]
+        if self.before is not None:
+            before = self.before[block.start - self.first : block.stop - self.first]
+            # After a long step of the anchors the codes before are no start; after a short one there is no better.
+            stay = kernel.surrogate(before, anchors, a) >= kernel.surrogate(begin, anchors, a)
+            begin = torch.where(stay[:, None], before, begin)
+        climb = kernel.climb(begin, a, anchors, everyone, self.code_tol, 100)
+        value = weighted(kernel.surrogate(climb.codes, anchors, a)[:, None], block.weights).sum()
+        sums = AnchorSums.of(kernel, climb.codes, anchors, a, block.weights)
+        return _Turn(value, sums, Gathered((climb.codes,)), Gathered((climb.steps,)))
+
+    def of_rows(self, start: int, stop: int) -> _Visit:
+        """Return the visit of rows ``start`` to ``stop``, with their own codes alone."""
+        if self.before is None:
+            return self
+        return replace(self, before=self.before[start - self.first : stop - self.first], first=start)
 
 
 def fit_anchors(
@@ -196,33 +245,17 @@ def fit_anchors(
     k, e = start.shape
     kernel.require_near(start)
     rows = max(64, _BLOCK_NUMBERS // (k * e * e))
-    n_steps = torch.zeros(source.n_rows, dtype=torch.int64, device=start.device)
 
     def turn(anchors: Tensor, before: Tensor | None) -> tuple[_Turn, Tensor]:
-        codes, corners = start.new_empty(source.n_rows, e), kernel.corners(anchors)
-
-        def visit(block: Block) -> _Turn:
-            a, here = targets_of(block), slice(block.start, block.stop)
-            everyone = torch.ones(len(a), dtype=torch.bool, device=a.device)
-            begin = kernel.first_codes(a, anchors, corners)[0]
-            if before is not None:
-                # After a long step of the anchors the codes before are no start; after a short one there is no better.
-                stay = kernel.surrogate(before[here], anchors, a) >= kernel.surrogate(begin, anchors, a)
-                begin = torch.where(stay[:, None], before[here], begin)
-            climb = kernel.climb(begin, a, anchors, everyone, code_tol, 100)
-            codes[here] = climb.codes
-            if before is None:
-                n_steps[here] = climb.steps
-            value = weighted(kernel.surrogate(climb.codes, anchors, a)[:, None], block.weights).sum()
-            return _Turn(value, AnchorSums.of(kernel, climb.codes, anchors, a, block.weights))
-
+        visit = _Visit(kernel, targets_of, anchors, kernel.corners(anchors), code_tol, before)
         found = source.map_reduce(visit, rows)
         value = found.value - prior * anchors.square().sum()
-        return _Turn(value, found.anchors.with_prior(anchors, prior)), codes
+        return replace(found, value=value, anchors=found.anchors.with_prior(anchors, prior)), found.codes.rows
 
     anchors = start
     stepper = AnchorStep.first(kernel) if radius is None else AnchorStep(radius)
     seen, codes = turn(anchors, None)
+    n_steps = seen.n_steps.rows
     total = source.total_weight
     history, converged = [float(seen.value) / total], False
     for _ in range(max_iter):

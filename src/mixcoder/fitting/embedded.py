@@ -17,9 +17,10 @@ from mixcoder.fitting.anchors import AnchorStep, AnchorSums, first_anchors, fit_
 from mixcoder.fitting.em import FIT_TOLERANCE, Problem
 from mixcoder.ops.embedding import CodeKernel, EmbeddingKernel
 from mixcoder.ops.embedding.base import bayes
+from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import log_simplex
 from mixcoder.sources import Block, TensorSource
-from mixcoder.statistics import Statistics
+from mixcoder.statistics import Gathered, Statistics
 
 # Numbers in the largest array of a block, which is (rows e k e).
 _BLOCK_NUMBERS = 1 << 19
@@ -61,6 +62,8 @@ class Totals(Statistics):
     anchors : AnchorSums
     bound, weight, absorbed : Tensor
         The objective, the weight of the rows, and the absorber's share of it.
+    codes : Gathered
+        The code of every row, shape (n, e).
     """
 
     statistics: Statistics
@@ -68,6 +71,61 @@ class Totals(Statistics):
     bound: Tensor
     weight: Tensor
     absorbed: Tensor
+    codes: Gathered
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """Climbs to better codes of a block; a value, so that it can be sent wherever rows are read.
+
+    Parameters
+    ----------
+    decoder : Kernel
+    frame : Frame
+    kernel : CodeKernel
+    anchors : Tensor, shape (k, e)
+    corners : Tensor
+        Those of the kernel at these anchors.
+    code_tol : float
+    before : Tensor, shape (n, e), optional
+        Codes of the last turn.
+    first : int
+        Place of the row that the first of them belongs to.
+    """
+
+    decoder: Kernel[Any, Any]
+    frame: Frame
+    kernel: CodeKernel
+    anchors: Tensor
+    corners: Tensor
+    code_tol: float
+    before: Tensor | None
+    first: int = 0
+
+    def __call__(self, block: Block, /) -> Totals:
+        kernel, anchors = self.kernel, self.anchors
+        rows = self.decoder.expand(block.x, self.frame)
+        h = self.decoder.log_joint(rows).double()
+        if self.before is None:
+            begin = kernel.first_codes(bayes(h), anchors, self.corners)[0]
+        else:
+            begin = self.before[block.start - self.first : block.stop - self.first]
+        climbs = kernel.exact_outlook(h, anchors).possible
+        v = kernel.climb_exact(begin, h, anchors, climbs, self.code_tol, _CODE_STEPS).codes
+        log_q, log_q_0 = kernel.log_code(v, anchors)
+        value = torch.logsumexp(log_q + h, dim=1) - kernel.prior * v.square().sum(dim=1)
+        r = bayes(log_q + h)
+        weights = None if block.weights is None else block.weights.double()
+        w = value.new_ones(len(value)) if weights is None else weights
+        anchor_sums = AnchorSums.of(kernel, v, anchors, r, weights)
+        statistics = self.decoder.statistics(rows, r.to(rows.dtype), block.weights)
+        return Totals(statistics, anchor_sums, w @ value, w.sum(), w @ log_q_0.exp(), Gathered((v,)))
+
+    def of_rows(self, start: int, stop: int) -> _Visit:
+        """Return the visit of rows ``start`` to ``stop``, with their own codes alone."""
+        if self.before is None:
+            return self
+        return replace(self, before=self.before[start - self.first : stop - self.first], first=start)
 
 
 @dataclass(frozen=True)
@@ -136,7 +194,7 @@ class JointProblem:
         first = first_anchors(targets, e, weights)
         found = fit_anchors(
             TensorSource(targets, weights),
-            lambda block: block.x,
+            _rows_of,
             first,
             copies,
             prior=max(self.prior, 1e-4 * source.total_weight),
@@ -167,24 +225,7 @@ class JointProblem:
         source, frame, kernel = self.problem.source, self.problem.frame, self.kernel
         k, e = anchors.shape
         decoder = self._decoder(params, k)
-        codes, corners = anchors.new_empty(source.n_rows, e), kernel.corners(anchors)
-
-        def visit(block: Block) -> Totals:
-            rows, here = decoder.expand(block.x, frame), slice(block.start, block.stop)
-            h = decoder.log_joint(rows).double()
-            begin = kernel.first_codes(bayes(h), anchors, corners)[0] if before is None else before[here]
-            climbs = kernel.exact_outlook(h, anchors).possible
-            v = kernel.climb_exact(begin, h, anchors, climbs, self.code_tol, _CODE_STEPS).codes
-            codes[here] = v
-            log_q, log_q_0 = kernel.log_code(v, anchors)
-            value = torch.logsumexp(log_q + h, dim=1) - kernel.prior * v.square().sum(dim=1)
-            r = bayes(log_q + h)
-            weights = None if block.weights is None else block.weights.double()
-            w = value.new_ones(len(value)) if weights is None else weights
-            anchor_sums = AnchorSums.of(kernel, v, anchors, r, weights)
-            statistics = decoder.statistics(rows, r.to(rows.dtype), block.weights)
-            return Totals(statistics, anchor_sums, w @ value, w.sum(), w @ log_q_0.exp())
-
+        visit = _Visit(decoder, frame, kernel, anchors, kernel.corners(anchors), self.code_tol, before)
         found = source.map_reduce(visit, max(64, _BLOCK_NUMBERS // (k * e * e)))
         offset = found.weight * frame.log_scale - self.prior * anchors.square().sum()
         common = decoder.offset(self.problem.pooled)
@@ -196,7 +237,7 @@ class JointProblem:
             statistics=self.problem.with_pooled_sums(found.statistics),
             anchors=found.anchors.with_prior(anchors, self.prior),
         )
-        return Embedded(params, anchors, codes), totals
+        return Embedded(params, anchors, found.codes.rows), totals
 
     def fit(self, params: Params, anchors: Tensor, *, tol: float, max_iter: int) -> JointFit:
         """Alternate from given components and anchors.
@@ -259,3 +300,7 @@ class JointProblem:
 
     def _noise(self, bound: float) -> float:
         return _ROUNDING[self.problem.source.dtype] * (1 + abs(bound))
+
+
+def _rows_of(block: Block) -> Tensor:
+    return block.x

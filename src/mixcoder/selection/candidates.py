@@ -37,6 +37,8 @@ class Candidate:
         What the fit warned of.
     model : object, optional
         The fitted estimator.
+    interrupted : bool
+        Whether somebody ended the fit before its time; it is then not to be chosen.
 
     Examples
     --------
@@ -59,6 +61,7 @@ class Candidate:
     failure: str | None = None
     remarks: tuple[str, ...] = ()
     model: Any = None
+    interrupted: bool = False
 
     def loss(self, criterion: str) -> float:
         """Return what to make small; infinite if the candidate is not to be chosen."""
@@ -81,6 +84,8 @@ class Selection:
     candidates : tuple of Candidate
     criterion : str
         One of :data:`CRITERIA`.
+    interrupted : bool
+        Whether somebody ended the search before all were tried.
 
     Examples
     --------
@@ -94,6 +99,7 @@ class Selection:
 
     candidates: tuple[Candidate, ...]
     criterion: str = "bic"
+    interrupted: bool = False
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
@@ -135,7 +141,8 @@ class Selection:
         ]
 
     def __str__(self) -> str:
-        lines = [f"{len(self.candidates)} models by {self.criterion}, the best first"]
+        ended = "; the search was interrupted" if self.interrupted else ""
+        lines = [f"{len(self.candidates)} models by {self.criterion}, the best first{ended}"]
         for c in self.ranked:
             score = getattr(c, self.criterion)
             told = f"not chosen: {c.failure}" if c.failure is not None else f"{score:.2f}"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from mixcoder.errors import DataError, DataTypeError
-from mixcoder.sources.grouped import GroupReader, chosen_names
+from mixcoder.sources.grouped import GroupReader, chosen_names, reason_of
 from mixcoder.sources.npy import Stamp, open_unchanged, stamp_of
 
 
@@ -107,7 +107,7 @@ class ArrowPart(ColumnsPart):
                 sizes = [file.get_batch(i).num_rows for i in range(file.num_record_batches)]
             except (pa.ArrowException, OSError) as error:
                 raise DataError(
-                    f"{path} is no Arrow IPC file (Feather, version 2), or damaged: {error}."
+                    f"{path} is no Arrow IPC file (Feather, version 2), or damaged: {reason_of(error)}."
                 ) from error
         return cls(path, names, stored, tuple(int(n) for n in np.cumsum([0, *sizes])), stamp)
 
@@ -131,7 +131,9 @@ class ArrowReader(GroupReader):
         try:
             batch = self.file.get_batch(group)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"Record batch {group} of {part.path} cannot be read: {error}.") from error
+            raise DataError(
+                f"Record batch {group} of {part.path} cannot be read: {reason_of(error)}."
+            ) from error
         return numbers_of(pa.Table.from_batches([batch]), part.names, part.stored)
 
     def close(self) -> None:

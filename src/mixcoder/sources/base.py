@@ -72,6 +72,23 @@ class Source(ABC):
     def blocks(self, block_rows: int) -> Iterator[Block]:
         """Yield the blocks in order, one at a time."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of rows and features."""
+        return self.n_rows, self.n_features
+
+    def __repr__(self) -> str:
+        kept = self._kept_in()
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{type(self).__name__}({self.n_rows} rows x {self.n_features} features, {dtype}"
+            f"{', ' if kept else ''}{kept})"
+        )
+
+    def _kept_in(self) -> str:
+        """Return where the rows are, in few words; nothing where there is nothing to say."""
+        return ""
+
     def place(self, row: int) -> str:
         """Return how a message says where a row is."""
         return f"row {row}"

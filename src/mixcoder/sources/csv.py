@@ -15,7 +15,7 @@ import numpy as np
 
 from mixcoder._cells import fast_rows, header_of, is_blank, number_in, semicolons
 from mixcoder.errors import DataChangedError, DataError, DataTypeError
-from mixcoder.sources.grouped import GroupReader, chosen_names
+from mixcoder.sources.grouped import GroupReader, chosen_names, reason_of
 from mixcoder.sources.npy import Stamp, open_unchanged, stamp_of
 
 # A chunk is what is parsed at a time: small, so that a run of few rows does not parse many others; of a long file
@@ -213,7 +213,9 @@ def rows_of(path: Path, text: str, delimiter: str, line: int) -> Generator[tuple
             if not is_blank(row):
                 yield row, line - 1 + reader.line_num
     except csv.Error as error:
-        raise DataError(f"Line {line - 1 + reader.line_num} of {path} is not CSV: {error}.") from error
+        raise DataError(
+            f"Line {line - 1 + reader.line_num} of {path} is not CSV: {reason_of(error)}."
+        ) from error
 
 
 def _opening(

@@ -197,6 +197,10 @@ class FileSource(BlockedSource):
                 values[i] = read(int(rows[i]), int(rows[i]) + 1)[0]
         return values
 
+    def _kept_in(self) -> str:
+        more = len(self.parts) - 1
+        return f"{self.parts[0].path}" + (f" and {more} more" if more else "")
+
     def place(self, row: int) -> str:
         """Return the file of a row, and its number there."""
         place = bisect_right(self.starts, row) - 1

@@ -61,6 +61,11 @@ def chosen_names(path: Path, have: Sequence[str], wanted: Sequence[str] | None) 
     return tuple(wanted)
 
 
+def reason_of(error: BaseException) -> str:
+    """Return what an error of another library says, to be followed by a full stop of ours."""
+    return str(error).rstrip().rstrip(".")
+
+
 def require_real(what: str, stored: np.dtype) -> None:
     """Raise a DataTypeError unless a dtype is one of real numbers."""
     if stored.kind not in "fiub" or stored.itemsize > 8:

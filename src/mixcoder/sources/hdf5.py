@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 
 from mixcoder.errors import DataError
-from mixcoder.sources.grouped import require_real, require_table
+from mixcoder.sources.grouped import reason_of, require_real, require_table
 from mixcoder.sources.npy import Stamp, require_unchanged, stamp_of
 
 # The HDF5 library is not made for several threads, and two handles of one file share a state: one call at a time.
@@ -105,8 +105,8 @@ class Hdf5Reader:
         except (OSError, RuntimeError) as error:
             self._require_unchanged()
             raise DataError(
-                f"Rows {start} to {stop} of {self.part.path}::{self.part.dataset} cannot be read: {error}. The file is "
-                "damaged: write it again."
+                f"Rows {start} to {stop} of {self.part.path}::{self.part.dataset} cannot be read: {reason_of(error)}. "
+                "The file is damaged: write it again."
             ) from error
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ def _opened(path: Path, cache_bytes: int = 1 << 20) -> Any:
     try:
         return h5py().File(path, "r", rdcc_nbytes=cache_bytes, locking="best-effort")
     except OSError as error:
-        raise DataError(f"{path} is no HDF5 file, cut off or damaged: {error}.") from error
+        raise DataError(f"{path} is no HDF5 file, cut off or damaged: {reason_of(error)}.") from error
 
 
 def _tables(file: Any) -> list[str]:

@@ -61,6 +61,11 @@ class IterableSource(BlockedSource):
             raise DataTypeError(
                 "An array is fitted as it is, without open_blocks; a list of arrays is read by blocks."
             )
+        if hasattr(given, "__dataframe__") or hasattr(given, "__array__"):
+            raise DataTypeError(
+                f"A {type(given).__name__} is a table by itself, and is fitted as it is, without open_blocks; a list "
+                "of such tables is read by blocks."
+            )
         if isinstance(given, Iterator):
             raise DataTypeError(
                 f"A {type(given).__name__} gives its blocks once, but a fit reads them many times. Give what makes it "

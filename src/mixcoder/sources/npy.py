@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 
 from mixcoder.errors import DataChangedError, DataError
-from mixcoder.sources.grouped import require_real, require_table
+from mixcoder.sources.grouped import reason_of, require_real, require_table
 
 Stamp = tuple[int, int]
 """Size in bytes and time of the last change, by which a file that has changed is known."""
@@ -91,7 +91,9 @@ class NpyPart:
             except (
                 Exception
             ) as error:  # the header is a Python literal: damaged, it fails in any way that literals can
-                raise DataError(f"{path} is no NPY file, or its header is damaged: {error}.") from error
+                raise DataError(
+                    f"{path} is no NPY file, or its header is damaged: {reason_of(error)}."
+                ) from error
             offset, stamp = stream.tell(), stamp_of(stream.fileno())
         require_real(str(path), stored)
         require_table(str(path), shape)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mixcoder.errors import DataError
 from mixcoder.sources.arrow import ColumnsPart, number_columns, numbers_of, pyarrow_for
-from mixcoder.sources.grouped import GroupReader
+from mixcoder.sources.grouped import GroupReader, reason_of
 from mixcoder.sources.npy import open_unchanged, stamp_of
 
 
@@ -34,7 +34,7 @@ class ParquetPart(ColumnsPart):
                 file = parquet.ParquetFile(stream)
                 schema, metadata = file.schema_arrow, file.metadata
             except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{path} is no Parquet file, or damaged: {error}.") from error
+                raise DataError(f"{path} is no Parquet file, or damaged: {reason_of(error)}.") from error
             names, stored = number_columns(path, schema, columns)
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         return cls(path, names, stored, tuple(int(n) for n in np.cumsum([0, *sizes])), stamp)
@@ -61,7 +61,9 @@ class ParquetReader(GroupReader):
         try:
             table = self.file.read_row_group(group, columns=list(part.names), use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"Row group {group} of {part.path} cannot be read: {error}.") from error
+            raise DataError(
+                f"Row group {group} of {part.path} cannot be read: {reason_of(error)}."
+            ) from error
         return numbers_of(table, part.names, part.stored)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from mixcoder.errors import DataChangedError, DataError
-from mixcoder.sources.grouped import GroupReader, require_real, require_table
+from mixcoder.sources.grouped import GroupReader, reason_of, require_real, require_table
 
 # The index of a shard: offset and length of every chunk, all ones for one that is absent, then a checksum.
 _ENTRY, _ABSENT, _CHECKSUM_BYTES = np.dtype("<u8"), np.uint64(2**64 - 1), 4
@@ -124,8 +124,8 @@ class ZarrReader(GroupReader):
         except (RuntimeError, ValueError, OSError, TypeError, EOFError) as error:  # each codec has its own
             self._require_unchanged(group)
             raise DataError(
-                f"Rows {start} to {stop} of {part.path}::/{part.dataset} (chunk {group}) cannot be read: {error}. The "
-                "file is damaged: write it again."
+                f"Rows {start} to {stop} of {part.path}::/{part.dataset} (chunk {group}) cannot be read: "
+                f"{reason_of(error)}. The file is damaged: write it again."
             ) from error
         self._require_unchanged(group)
         return values
@@ -148,7 +148,7 @@ def _array(path: Path, dataset: str | None) -> Any:
         node = library.open(str(path), mode="r", path=(dataset or "").strip("/"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         where = f" at {dataset!r}" if dataset else ""
-        raise DataError(f"{path} holds no Zarr array{where}: {error}.") from error
+        raise DataError(f"{path} holds no Zarr array{where}: {reason_of(error)}.") from error
     if isinstance(node, library.Array):
         return node
     tables = [item for _, item in node.members(max_depth=None) if isinstance(item, library.Array)]
