@@ -806,7 +806,7 @@ def test_remedies_are_those_of_the_command_line(mixcoder, here):
     write_table("t.csv", np.eye(2), ["a", "b"])
     write_table("u.csv", np.eye(2), ["b", "a"])
     write_table("v.npy", np.eye(2))
-    assert "--columns A,B,..." in mixcoder("fit t.csv u.csv -k 1", code=3).stderr
+    assert "in order: --columns A,B" in mixcoder("fit t.csv u.csv -k 1", code=3).stderr
     for words in ("t.csv v.npy", "v.npy t.csv"):
         shown = mixcoder(f"fit {words} -k 1", code=3).stderr
         assert "t.csv names its columns" in shown

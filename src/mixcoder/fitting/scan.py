@@ -156,7 +156,7 @@ def middle_variances(rows: Tensor, weights: Tensor | None = None) -> Tensor:
 
     Examples
     --------
-    >>> middle_variances(torch.tensor([[-2.0], [-0.6745], [0.6745], [1e9]]))
+    >>> middle_variances(torch.tensor([[-2.0], [-0.6745], [0.0], [0.6745], [1e9]]))
     tensor([1.0000])
     """
     low, high = quartiles(rows, weights)
