@@ -49,6 +49,7 @@ from mixcoder.sources import (
     DaskSource,
     FileSource,
     IterableSource,
+    RowValues,
     Source,
     TensorSource,
     is_dask,
@@ -367,7 +368,7 @@ class KMeans(ClusterMixin, AutoencoderEstimator):
             self.__dict__.pop("labels_", None)
             return
         labels, centres = self.model_.assign(source), self.model_.prototypes()
-        squares = _Squares(centres, labels)
+        squares = _Squares(centres, RowValues(labels))
         self.inertia_ = float(source.map_reduce(squares, rows)) * unit
         self._cluster_counts = torch.bincount(labels, _weights_of(source), minlength=self.n_clusters).double()
         self.labels_ = (
@@ -556,22 +557,19 @@ class _Squares:
     Parameters
     ----------
     centres : Tensor, shape (k, d)
-    labels : Tensor, shape (n,)
-        Of every row, or of those from ``first`` on.
-    first : int
+    labels : RowValues
     """
 
     centres: Tensor
-    labels: Tensor
-    first: int = 0
+    labels: RowValues
 
     def __call__(self, block: Block) -> Tensor:
-        own = self.centres.index_select(0, self.labels[block.start - self.first : block.stop - self.first])
+        own = self.centres.index_select(0, self.labels(block))
         per_row = own.sub_(block.x).square_().sum(1)
         return per_row.sum() if block.weights is None else per_row @ block.weights.double()
 
     def of_rows(self, start: int, stop: int) -> _Squares:
-        return _Squares(self.centres, self.labels[start - self.first : stop - self.first], start)
+        return _Squares(self.centres, self.labels.of_rows(start, stop))
 
 
 @dataclass(frozen=True)
@@ -590,7 +588,7 @@ class _Clustered:
 
     def __call__(self, block: Block) -> ClusterSums:
         labels, centres = self.model.assign(block.x), self.model.prototypes()
-        squares = _Squares(centres, labels, block.start)(block)
+        squares = _Squares(centres, RowValues(labels, block.start))(block)
         weights = None if block.weights is None else block.weights.double()
         counts = torch.bincount(labels, weights, minlength=self.model.n_components).double()
         return ClusterSums(counts, squares)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixcoder.ops.embedding import CodeKernel
 from mixcoder.ops.embedding.base import weighted
-from mixcoder.sources import Block, Source
+from mixcoder.sources import Block, RowValues, Source
 from mixcoder.statistics import Gathered, Statistics
 
 TargetsOf = Callable[[Block], Tensor]
@@ -165,10 +165,8 @@ class _Visit:
     corners : Tensor
         Those of the kernel at these anchors.
     code_tol : float
-    before : Tensor, shape (n, e), optional
-        Codes of the last turn.
-    first : int
-        Place of the row that the first of them belongs to.
+    before : RowValues, optional
+        Codes of the last turn, shape (n, e).
     """
 
     kernel: CodeKernel
@@ -176,15 +174,14 @@ class _Visit:
     anchors: Tensor
     corners: Tensor
     code_tol: float
-    before: Tensor | None
-    first: int = 0
+    before: RowValues | None
 
     def __call__(self, block: Block, /) -> _Turn:
         kernel, anchors, a = self.kernel, self.anchors, self.targets_of(block)
         everyone = torch.ones(len(a), dtype=torch.bool, device=a.device)
         begin = kernel.first_codes(a, anchors, self.corners)[0]
         if self.before is not None:
-            before = self.before[block.start - self.first : block.stop - self.first]
+            before = self.before(block)
             # After a long step of the anchors the codes before are no start; after a short one there is no better.
             stay = kernel.surrogate(before, anchors, a) >= kernel.surrogate(begin, anchors, a)
             begin = torch.where(stay[:, None], before, begin)
@@ -197,7 +194,7 @@ class _Visit:
         """Return the visit of rows ``start`` to ``stop``, with their own codes alone."""
         if self.before is None:
             return self
-        return replace(self, before=self.before[start - self.first : stop - self.first], first=start)
+        return replace(self, before=self.before.of_rows(start, stop))
 
 
 def fit_anchors(
@@ -247,7 +244,8 @@ def fit_anchors(
     rows = max(64, _BLOCK_NUMBERS // (k * e * e))
 
     def turn(anchors: Tensor, before: Tensor | None) -> tuple[_Turn, Tensor]:
-        visit = _Visit(kernel, targets_of, anchors, kernel.corners(anchors), code_tol, before)
+        known = None if before is None else RowValues(before)
+        visit = _Visit(kernel, targets_of, anchors, kernel.corners(anchors), code_tol, known)
         found = source.map_reduce(visit, rows)
         value = found.value - prior * anchors.square().sum()
         return replace(found, value=value, anchors=found.anchors.with_prior(anchors, prior)), found.codes.rows

@@ -19,7 +19,7 @@ from mixcoder.ops.embedding import CodeKernel, EmbeddingKernel
 from mixcoder.ops.embedding.base import bayes
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.simplex import log_simplex
-from mixcoder.sources import Block, TensorSource
+from mixcoder.sources import Block, RowValues, TensorSource
 from mixcoder.statistics import Gathered, Statistics
 
 # Numbers in the largest array of a block, which is (rows e k e).
@@ -87,10 +87,8 @@ class _Visit:
     corners : Tensor
         Those of the kernel at these anchors.
     code_tol : float
-    before : Tensor, shape (n, e), optional
-        Codes of the last turn.
-    first : int
-        Place of the row that the first of them belongs to.
+    before : RowValues, optional
+        Codes of the last turn, shape (n, e).
     """
 
     decoder: Kernel[Any, Any]
@@ -99,8 +97,7 @@ class _Visit:
     anchors: Tensor
     corners: Tensor
     code_tol: float
-    before: Tensor | None
-    first: int = 0
+    before: RowValues | None
 
     def __call__(self, block: Block, /) -> Totals:
         kernel, anchors = self.kernel, self.anchors
@@ -109,7 +106,7 @@ class _Visit:
         if self.before is None:
             begin = kernel.first_codes(bayes(h), anchors, self.corners)[0]
         else:
-            begin = self.before[block.start - self.first : block.stop - self.first]
+            begin = self.before(block)
         climbs = kernel.exact_outlook(h, anchors).possible
         v = kernel.climb_exact(begin, h, anchors, climbs, self.code_tol, _CODE_STEPS).codes
         log_q, log_q_0 = kernel.log_code(v, anchors)
@@ -125,7 +122,7 @@ class _Visit:
         """Return the visit of rows ``start`` to ``stop``, with their own codes alone."""
         if self.before is None:
             return self
-        return replace(self, before=self.before[start - self.first : stop - self.first], first=start)
+        return replace(self, before=self.before.of_rows(start, stop))
 
 
 @dataclass(frozen=True)
@@ -225,7 +222,8 @@ class JointProblem:
         source, frame, kernel = self.problem.source, self.problem.frame, self.kernel
         k, e = anchors.shape
         decoder = self._decoder(params, k)
-        visit = _Visit(decoder, frame, kernel, anchors, kernel.corners(anchors), self.code_tol, before)
+        known = None if before is None else RowValues(before)
+        visit = _Visit(decoder, frame, kernel, anchors, kernel.corners(anchors), self.code_tol, known)
         found = source.map_reduce(visit, max(64, _BLOCK_NUMBERS // (k * e * e)))
         offset = found.weight * frame.log_scale - self.prior * anchors.square().sum()
         common = decoder.offset(self.problem.pooled)

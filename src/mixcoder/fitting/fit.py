@@ -21,7 +21,7 @@ from mixcoder.fitting.scan import Range, Scan, middle_variances, scan
 from mixcoder.fitting.start import begins_with_planes, draw_sample, search
 from mixcoder.ops.frame import Frame
 from mixcoder.ops.threads import single_threaded_kernels
-from mixcoder.sources import Block, Source
+from mixcoder.sources import Block, RowValues, Source
 
 Start = tuple[Params, Tensor]
 """Parameters in working coordinates, and log-weights."""
@@ -205,23 +205,23 @@ def found_start(problem: Problem, n_components: int, encoder: Encoder, generator
 
 @dataclass(frozen=True)
 class _GivenCode:
-    """A code of every row, or of those from ``first`` on."""
+    """A code of every row: the numbers of components, or responsibilities."""
 
-    code: Code
+    values: RowValues
     n_components: int
-    first: int = 0
+
+    @classmethod
+    def of(cls, code: Code, n_components: int) -> _GivenCode:
+        return cls(RowValues(code.index if isinstance(code, HardCode) else code), n_components)
 
     def __call__(self, block: Block) -> Code:
-        rows = slice(block.start - self.first, block.stop - self.first)
-        if isinstance(self.code, HardCode):
-            return HardCode(self.code.index[rows], self.n_components)
-        return self.code[rows].to(torch.float64, copy=True)
+        values = self.values(block)
+        return (
+            HardCode(values, self.n_components) if values.ndim == 1 else values.to(torch.float64, copy=True)
+        )
 
     def of_rows(self, start: int, stop: int) -> _GivenCode:
-        rows = slice(start - self.first, stop - self.first)
-        if isinstance(self.code, HardCode):
-            return _GivenCode(HardCode(self.code.index[rows], self.n_components), self.n_components, start)
-        return _GivenCode(self.code[rows], self.n_components, start)
+        return replace(self, values=self.values.of_rows(start, stop))
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class _Zigzags:
 
 def start_from_code(problem: Problem, code: Code, n_components: int) -> Start:
     """Return the first M-step of a code of every row."""
-    return problem.maximize_code(_GivenCode(code, n_components), n_components)
+    return problem.maximize_code(_GivenCode.of(code, n_components), n_components)
 
 
 def start_at_random(problem: Problem, n_components: int, generator: torch.Generator) -> Start:

@@ -2,7 +2,7 @@
 
 from mixcoder.engines import fold
 from mixcoder.sources.base import Block, Source
-from mixcoder.sources.blocked import BlockedSource, RowFunction
+from mixcoder.sources.blocked import BlockedSource, RowFunction, RowValues
 from mixcoder.sources.dask import DaskSource, is_dask
 from mixcoder.sources.files import FileSource
 from mixcoder.sources.iterable import IterableSource
@@ -16,6 +16,7 @@ __all__ = [
     "FileSource",
     "IterableSource",
     "RowFunction",
+    "RowValues",
     "Source",
     "TensorSource",
     "fold",

@@ -46,18 +46,17 @@ class RowFunction(Protocol):
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class OfLabel:  # adds up the rows with a label; a run is sent the labels of its own rows
-    ...     labels: Tensor
-    ...     first: int = 0
+    ...     labels: RowValues
     ...
     ...     def __call__(self, block, /):
-    ...         return block.x[self.labels[block.start - self.first : block.stop - self.first] == 1].sum(0)
+    ...         return block.x[self.labels(block) == 1].sum(0)
     ...
     ...     def of_rows(self, start, stop):
-    ...         return OfLabel(self.labels[start - self.first : stop - self.first], start)
+    ...         return OfLabel(self.labels.of_rows(start, stop))
     >>> import torch
-    >>> from mixcoder.sources import TensorSource
+    >>> from mixcoder.sources import RowValues, TensorSource
     >>> source = TensorSource(torch.tensor([[1.0], [2.0], [4.0]]))
-    >>> source.map_reduce(OfLabel(torch.tensor([1, 0, 1])), block_rows=1)
+    >>> source.map_reduce(OfLabel(RowValues(torch.tensor([1, 0, 1]))), block_rows=1)
     tensor([5.])
     """
 
@@ -68,6 +67,38 @@ class RowFunction(Protocol):
     def of_rows(self, start: int, stop: int) -> Callable[[Block], Any]:
         """Return the function for blocks within rows ``start`` to ``stop``."""
         ...
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """What is known of each row, told block by block; what a :class:`RowFunction` holds.
+
+    Parameters
+    ----------
+    values : Tensor, shape (n, ...)
+        Of every row, or of those from ``first`` on.
+    first : int
+        Place of the row that the first of them belongs to.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mixcoder.sources import TensorSource
+    >>> _, second = TensorSource(torch.zeros(4, 1)).blocks(2)
+    >>> RowValues(torch.tensor([5, 6, 7, 8])).of_rows(1, 4)(second)
+    tensor([7, 8])
+    """
+
+    values: Tensor
+    first: int = 0
+
+    def __call__(self, block: Block, /) -> Tensor:
+        """Return the values of a block's rows."""
+        return self.values[block.start - self.first : block.stop - self.first]
+
+    def of_rows(self, start: int, stop: int) -> RowValues:
+        """Return the values of rows ``start`` to ``stop`` alone."""
+        return RowValues(self.values[start - self.first : stop - self.first], start)
 
 
 @dataclass(frozen=True)
